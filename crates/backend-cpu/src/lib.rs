@@ -1,0 +1,1 @@
+//! The CPU backend of torchless: threaded, vectorised, no unsafe code

@@ -1,0 +1,1 @@
+//! References, cases and tolerances that every torchless backend must meet

@@ -1,0 +1,1 @@
+//! Mistral and Llama decoders, generic over the backend that runs them

@@ -1,0 +1,1 @@
+//! Run a language model on an NVIDIA GPU or the CPU from a plain cargo build
