@@ -39,6 +39,11 @@ pub trait KernelBackend: Send + Sync + Sized {
     /// What reports show.
     fn info(&self) -> DeviceInfo;
 
+    /// The type in which activations are best kept when weights are stored as `weights`.
+    fn activation_dtype(&self, _weights: DType) -> DType {
+        DType::F32
+    }
+
     /// What was done so far.
     fn counters(&self) -> Counters;
 
@@ -97,7 +102,7 @@ pub trait KernelBackend: Send + Sync + Sized {
         &self,
         graph: &mut Self::Graph,
         first: usize,
-        body: &mut dyn FnMut(&Self, Option<usize>) -> Result<()>,
+        body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
     ) -> Result<()>;
 
     /// See [`Matmul`].

@@ -1,1 +1,20 @@
-//! References, cases and tolerances that every torchless backend must meet
+//! References, cases and tolerances that every torchless backend must meet.
+//!
+//! [`ops`] has one file per operation: an f64 reference, the cases, and `run`, which holds a backend to them.
+//! [`contract`] holds it to what is promised beyond the operations: memory, copies, counters, steps, threads.
+//! [`tolerance`] is the only place with bounds. [`suite!`](crate::suite) makes a backend's tests of all of it, [`decoder`] is the reference
+//! of a whole model, and [`toy`] the simplest backend that passes.
+
+mod case;
+pub mod contract;
+pub mod decoder;
+mod host;
+pub mod ops;
+mod report;
+mod shapes;
+mod suite;
+pub mod tolerance;
+pub mod toy;
+
+pub use host::{Host, decode, encode, round};
+pub use report::{Failure, Group, Report};

@@ -139,7 +139,7 @@ pub(crate) fn sessions(request: &EstimateRequest<'_>) -> Option<Vec<Item>> {
         ("logits", Activations, &[batch], &[1, shape.vocab_size], F32),
         ("ids", Activations, &[batch], &[rows], U32),
         ("positions", Activations, &[batch], &[rows], U32),
-        ("next_id", Activations, &[batch], &[1], U32),
+        ("next_id_and_position", Activations, &[batch, 2], &[1], U32),
         ("history", Activations, &[batch], &[1, context], U32),
         ("attention_scores", Workspace, &[batch], &[shape.n_heads, context], F32),
     ])

@@ -1,1 +1,28 @@
-//! Run a language model on an NVIDIA GPU or the CPU from a plain cargo build
+//! Run a language model on an NVIDIA GPU or the CPU from a plain `cargo build`.
+//!
+//! This crate puts the layers together: [`init_backend`] chooses a device, [`Model`] loads a Hugging Face folder onto it,
+//! and a [`Session`] generates text.
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod lower;
+mod preference;
+mod unified;
+
+pub use backend::{Backend, Graph};
+pub use backend_api::ops::{self, SampleParams};
+pub use backend_api::{
+    At, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor, Io,
+    KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
+};
+pub use backend_cpu::CpuBackend;
+pub use decoder::{
+    Config, Family, FinishReason, GenerateOptions, Generation, GenerationStats, LoadOptions, LoadReport, Model,
+    ModelBytes, RopeScaling, Session, StopStrings, TextStream, Token, Tokenizer,
+};
+pub use memory_estimate::{
+    Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, WeightDtype,
+    estimate_model_memory_mb,
+};
+pub use preference::{BackendOptions, BackendPreference, Candidate, init_backend, init_backend_with};
+pub use unified::UnifiedTensor;

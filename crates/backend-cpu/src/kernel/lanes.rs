@@ -1,0 +1,330 @@
+//! One vector width at a time: what the kernels need of a SIMD level beyond [`pulp::Simd`], and the choice of
+//! the level at run time.
+
+use std::sync::OnceLock;
+
+use bytemuck::cast;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
+use pulp::{NullaryFnOnce, Scalar256b, Simd};
+
+/// A SIMD level that can widen 16-bit floats.
+pub(crate) trait Lanes: Simd {
+    /// As many 16-bit values as one `f32` vector has lanes.
+    type Half: Copy + Send + Sync + 'static;
+
+    /// Cuts `values` into vectors; the second part is shorter than one vector.
+    fn halves(values: &[u16]) -> (&[Self::Half], &[u16]);
+
+    /// `tail`, at most one vector, followed by zeros.
+    fn partial_half(tail: &[u16]) -> Self::Half;
+
+    /// The `f32` values of bfloat16 bits.
+    fn widen_bf16(self, bits: Self::Half) -> Self::f32s;
+
+    /// The `f32` values of IEEE binary16 bits, exact for subnormals, infinities and NaN.
+    fn widen_f16(self, bits: Self::Half) -> Self::f32s;
+
+    /// As many vectors as a vector has lanes.
+    type Square: Copy + AsMut<[Self::f32s]>;
+
+    /// A square matrix of zeros.
+    fn zero_square(self) -> Self::Square;
+
+    /// Rows become columns.
+    fn transpose(self, rows: Self::Square) -> Self::Square;
+
+    /// `a * b + c`, fused where the machine fuses.
+    fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s;
+}
+
+/// An array of 16-bit values that begins with `tail`.
+#[inline(always)]
+fn padded<const N: usize>(tail: &[u16]) -> [u16; N] {
+    let mut out = [0; N];
+    for (o, &t) in out.iter_mut().zip(tail) {
+        *o = t;
+    }
+    out
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for V4 {
+    type Half = [u16; 16];
+
+    #[inline(always)]
+    fn halves(values: &[u16]) -> (&[Self::Half], &[u16]) {
+        values.as_chunks()
+    }
+
+    #[inline(always)]
+    fn partial_half(tail: &[u16]) -> Self::Half {
+        padded(tail)
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, bits: Self::Half) -> Self::f32s {
+        let wide = self.avx512f._mm512_cvtepu16_epi32(cast(bits));
+        cast(self.avx512f._mm512_slli_epi32::<16>(wide))
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, bits: Self::Half) -> Self::f32s {
+        cast(self.avx512f._mm512_cvtph_ps(cast(bits)))
+    }
+
+    type Square = [Self::f32s; 16];
+
+    #[inline(always)]
+    fn zero_square(self) -> Self::Square {
+        [self.splat_f32s(0.0); 16]
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: Self::Square) -> Self::Square {
+        // After two rounds, vector 4i + j holds in its 128-bit part l the column 4l + j of rows 4i to 4i + 3.
+        let f = self.avx512f;
+        let mut pairs = rows;
+        for i in 0..8 {
+            let (a, b) = (cast(rows[2 * i]), cast(rows[2 * i + 1]));
+            pairs[2 * i] = cast(f._mm512_unpacklo_ps(a, b));
+            pairs[2 * i + 1] = cast(f._mm512_unpackhi_ps(a, b));
+        }
+        let mut fours = pairs;
+        for i in 0..4 {
+            for j in 0..2 {
+                let (a, b) = (cast(pairs[4 * i + j]), cast(pairs[4 * i + j + 2]));
+                fours[4 * i + 2 * j] = cast(f._mm512_unpacklo_pd(a, b));
+                fours[4 * i + 2 * j + 1] = cast(f._mm512_unpackhi_pd(a, b));
+            }
+        }
+        let mut out = fours;
+        for j in 0..4 {
+            let (a, b) = (cast(fours[j]), cast(fours[4 + j]));
+            let (c, d) = (cast(fours[8 + j]), cast(fours[12 + j]));
+            let (p, q) = (f._mm512_shuffle_f32x4::<0x44>(a, b), f._mm512_shuffle_f32x4::<0xee>(a, b));
+            let (r, s) = (f._mm512_shuffle_f32x4::<0x44>(c, d), f._mm512_shuffle_f32x4::<0xee>(c, d));
+            out[j] = cast(f._mm512_shuffle_f32x4::<0x88>(p, r));
+            out[4 + j] = cast(f._mm512_shuffle_f32x4::<0xdd>(p, r));
+            out[8 + j] = cast(f._mm512_shuffle_f32x4::<0x88>(q, s));
+            out[12 + j] = cast(f._mm512_shuffle_f32x4::<0xdd>(q, s));
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {
+        self.mul_add_e_f32s(a, b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for V3 {
+    type Half = [u16; 8];
+
+    #[inline(always)]
+    fn halves(values: &[u16]) -> (&[Self::Half], &[u16]) {
+        values.as_chunks()
+    }
+
+    #[inline(always)]
+    fn partial_half(tail: &[u16]) -> Self::Half {
+        padded(tail)
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, bits: Self::Half) -> Self::f32s {
+        let wide = self.avx2._mm256_cvtepu16_epi32(cast(bits));
+        cast(self.avx2._mm256_slli_epi32::<16>(wide))
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, bits: Self::Half) -> Self::f32s {
+        let wide = self.avx2._mm256_cvtepi16_epi32(cast(bits));
+        f16_from_shifted(self, cast(self.avx2._mm256_slli_epi32::<13>(wide)))
+    }
+
+    type Square = [Self::f32s; 8];
+
+    #[inline(always)]
+    fn zero_square(self) -> Self::Square {
+        [self.splat_f32s(0.0); 8]
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: Self::Square) -> Self::Square {
+        // After two rounds, vector 4i + j holds in its 128-bit part l the column 4l + j of rows 4i to 4i + 3.
+        let mut pairs = rows;
+        for i in 0..4 {
+            let (a, b) = (cast(rows[2 * i]), cast(rows[2 * i + 1]));
+            pairs[2 * i] = cast(self.avx._mm256_unpacklo_ps(a, b));
+            pairs[2 * i + 1] = cast(self.avx._mm256_unpackhi_ps(a, b));
+        }
+        let mut fours = pairs;
+        for i in 0..2 {
+            for j in 0..2 {
+                let (a, b) = (cast(pairs[4 * i + j]), cast(pairs[4 * i + j + 2]));
+                fours[4 * i + 2 * j] = cast(self.avx._mm256_unpacklo_pd(a, b));
+                fours[4 * i + 2 * j + 1] = cast(self.avx._mm256_unpackhi_pd(a, b));
+            }
+        }
+        let mut out = fours;
+        for j in 0..4 {
+            let (a, b) = (cast(fours[j]), cast(fours[4 + j]));
+            out[j] = cast(self.avx._mm256_permute2f128_ps::<0x20>(a, b));
+            out[4 + j] = cast(self.avx._mm256_permute2f128_ps::<0x31>(a, b));
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {
+        self.mul_add_e_f32s(a, b, c)
+    }
+}
+
+impl Lanes for Scalar256b {
+    type Half = [u16; 8];
+
+    #[inline(always)]
+    fn halves(values: &[u16]) -> (&[Self::Half], &[u16]) {
+        values.as_chunks()
+    }
+
+    #[inline(always)]
+    fn partial_half(tail: &[u16]) -> Self::Half {
+        padded(tail)
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, bits: Self::Half) -> Self::f32s {
+        cast(bits.map(|b| u32::from(b) << 16))
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, bits: Self::Half) -> Self::f32s {
+        f16_from_shifted(self, cast(bits.map(|b| (i32::from(b.cast_signed()) << 13).cast_unsigned())))
+    }
+
+    type Square = [Self::f32s; 8];
+
+    #[inline(always)]
+    fn zero_square(self) -> Self::Square {
+        [self.splat_f32s(0.0); 8]
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: Self::Square) -> Self::Square {
+        let from: [[f32; 8]; 8] = cast(rows);
+        let mut to = [[0.0_f32; 8]; 8];
+        for (i, row) in from.iter().enumerate() {
+            for (column, &value) in to.iter_mut().zip(row) {
+                column[i] = value;
+            }
+        }
+        cast(to)
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {
+        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+            self.mul_add_e_f32s(a, b, c)
+        } else {
+            self.add_f32s(self.mul_f32s(a, b), c)
+        }
+    }
+}
+
+/// Binary16 to `f32` from the sign-extended bits moved left by 13: exponent and mantissa stand where `f32` has
+/// them, only the exponent's bias is 112 too small.
+///
+/// Normal numbers get 112 added to the exponent. Infinities and NaN get 112 twice. A subnormal `m · 2^-24` is
+/// read as `2^-14 (1 + m/1024)`, from which `2^-14` is taken away, which is exact and touches no `f32` subnormal.
+#[inline(always)]
+fn f16_from_shifted<S: Simd>(simd: S, shifted: S::u32s) -> S::f32s {
+    let sign = simd.and_u32s(shifted, simd.splat_u32s(0x8000_0000));
+    let magnitude = simd.and_u32s(shifted, simd.splat_u32s(0x0fff_e000));
+    let special = simd.greater_than_or_equal_u32s(magnitude, simd.splat_u32s(0x0f80_0000));
+    let subnormal = simd.less_than_u32s(magnitude, simd.splat_u32s(0x0080_0000));
+    let bias = simd.splat_u32s(112 << 23);
+    let rebased = simd.add_u32s(magnitude, bias);
+    let doubled = simd.add_u32s(rebased, bias);
+    let raised = simd.transmute_f32s_u32s(simd.add_u32s(magnitude, simd.splat_u32s(113 << 23)));
+    let small = simd.transmute_u32s_f32s(simd.sub_f32s(raised, simd.splat_f32s(1.0 / 16384.0)));
+    let bits = simd.select_u32s(subnormal, small, simd.select_u32s(special, doubled, rebased));
+    simd.transmute_f32s_u32s(simd.or_u32s(bits, sign))
+}
+
+/// Arithmetic written once for every level.
+pub(crate) trait Kernel {
+    /// What [`Kernel::run`] gives.
+    type Output;
+
+    /// Runs with the vectors of `simd`. Mark it `#[inline(always)]`, or it is compiled without them.
+    fn run<S: Lanes>(self, simd: S) -> Self::Output;
+}
+
+/// The instruction sets that the kernels are compiled for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Level {
+    /// AVX-512 F, BW, CD, DQ, VL.
+    #[cfg(target_arch = "x86_64")]
+    V4(V4),
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    V3(V3),
+    /// What every machine of the target has.
+    Portable,
+}
+
+impl Level {
+    /// All levels that this machine can run, the widest first.
+    pub(crate) fn available() -> Vec<Self> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            levels.extend(V4::try_new().map(Self::V4));
+            levels.extend(V3::try_new().map(Self::V3));
+        }
+        levels.push(Self::Portable);
+        levels
+    }
+
+    /// The widest level of this machine.
+    pub(crate) fn best() -> Self {
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available().first().copied().unwrap_or(Self::Portable))
+    }
+
+    /// Runs `kernel` with this level's instructions.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::V4(simd) => simd.vectorize(Call { simd, kernel }),
+            #[cfg(target_arch = "x86_64")]
+            Self::V3(simd) => simd.vectorize(Call { simd, kernel }),
+            Self::Portable => kernel.run(Scalar256b),
+        }
+    }
+}
+
+/// Runs `kernel` with the widest vectors of this machine.
+#[inline]
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    Level::best().run(kernel)
+}
+
+struct Call<S, K> {
+    simd: S,
+    kernel: K,
+}
+
+impl<S: Lanes, K: Kernel> NullaryFnOnce for Call<S, K> {
+    type Output = K::Output;
+
+    #[inline(always)]
+    fn call(self) -> K::Output {
+        self.kernel.run(self.simd)
+    }
+}

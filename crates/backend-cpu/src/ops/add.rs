@@ -1,0 +1,15 @@
+use backend_api::Result;
+use backend_api::ops::Add;
+
+use crate::CpuTensor;
+use crate::kernel::rowwise;
+use crate::tensor::{Widened, in_place};
+
+pub(crate) fn add(op: Add<'_, CpuTensor>) -> Result<()> {
+    let y = Widened::new(op.y)?;
+    let y = y.rows()?;
+    in_place(op.io, |rows| {
+        rowwise::add(rows, y);
+        Ok(())
+    })
+}

@@ -1,0 +1,15 @@
+use backend_api::Result;
+use backend_api::ops::Mul;
+
+use crate::CpuTensor;
+use crate::kernel::rowwise;
+use crate::tensor::{Widened, in_place};
+
+pub(crate) fn mul(op: Mul<'_, CpuTensor>) -> Result<()> {
+    let y = Widened::new(op.y)?;
+    let y = y.rows()?;
+    in_place(op.io, |rows| {
+        rowwise::mul(rows, y);
+        Ok(())
+    })
+}

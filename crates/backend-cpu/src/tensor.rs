@@ -1,0 +1,259 @@
+//! Tensors in host memory, and typed views of their windows.
+
+use std::borrow::Cow;
+
+use backend_api::{DType, DeviceId, DeviceTensor, Error, Io, Mat, MatMut, Result, Window, bf16, f16, tensor_bytes};
+
+use crate::kernel::element::Element;
+use crate::kernel::rows::{Rows, RowsMut};
+use crate::memory::Lease;
+
+/// A tensor in host memory.
+#[derive(Debug)]
+#[must_use]
+pub struct CpuTensor {
+    storage: Storage,
+    shape: Vec<usize>,
+    device: DeviceId,
+    _lease: Lease,
+}
+
+#[derive(Debug)]
+pub(crate) enum Storage {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+    U32(Vec<u32>),
+}
+
+impl DeviceTensor for CpuTensor {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn dtype(&self) -> DType {
+        match self.storage {
+            Storage::F32(_) => DType::F32,
+            Storage::F16(_) => DType::F16,
+            Storage::BF16(_) => DType::BF16,
+            Storage::U32(_) => DType::U32,
+        }
+    }
+
+    fn device(&self) -> DeviceId {
+        self.device
+    }
+}
+
+impl CpuTensor {
+    pub(crate) fn zeros(
+        shape: &[usize],
+        dtype: DType,
+        device: DeviceId,
+        lease: impl FnOnce(usize) -> Result<Lease>,
+    ) -> Result<Self> {
+        let bytes = tensor_bytes(shape, dtype)?;
+        let lease = lease(bytes)?;
+        let n = bytes / dtype.block_bytes() * dtype.block_elements();
+        let storage = match dtype {
+            DType::F32 => Storage::F32(vec![0.0; n]),
+            DType::F16 => Storage::F16(vec![f16::ZERO; n]),
+            DType::BF16 => Storage::BF16(vec![bf16::ZERO; n]),
+            DType::U32 => Storage::U32(vec![0; n]),
+            got => return Err(Error::DType { op: "alloc", operand: "dtype", expected: "f32, f16, bf16 or u32", got }),
+        };
+        Ok(Self { storage, shape: shape.to_vec(), device, _lease: lease })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.storage {
+            Storage::F32(v) => bytemuck::cast_slice(v),
+            Storage::F16(v) => bytemuck::cast_slice(v),
+            Storage::BF16(v) => bytemuck::cast_slice(v),
+            Storage::U32(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.storage {
+            Storage::F32(v) => bytemuck::cast_slice_mut(v),
+            Storage::F16(v) => bytemuck::cast_slice_mut(v),
+            Storage::BF16(v) => bytemuck::cast_slice_mut(v),
+            Storage::U32(v) => bytemuck::cast_slice_mut(v),
+        }
+    }
+
+    pub(crate) fn storage_mut(&mut self) -> &mut Storage {
+        &mut self.storage
+    }
+}
+
+/// A window of floats in the type it is stored in.
+pub(crate) enum Floats<'a> {
+    F32(Rows<'a, f32>),
+    F16(Rows<'a, f16>),
+    BF16(Rows<'a, bf16>),
+}
+
+/// Runs `$body` with `$rows` as the typed rows of a window of floats.
+macro_rules! with_floats {
+    ($floats:expr, $rows:ident => $body:expr) => {
+        match $floats {
+            $crate::tensor::Floats::F32($rows) => $body,
+            $crate::tensor::Floats::F16($rows) => $body,
+            $crate::tensor::Floats::BF16($rows) => $body,
+        }
+    };
+}
+pub(crate) use with_floats;
+
+/// A window of floats to write.
+pub(crate) enum FloatsMut<'a> {
+    F32(RowsMut<'a, f32>),
+    F16(RowsMut<'a, f16>),
+    BF16(RowsMut<'a, bf16>),
+}
+
+/// Checks proved that the window lies inside, so these errors mean a defect of this workspace.
+fn outside(window: Window) -> Error {
+    let got = vec![window.rows, window.cols];
+    Error::Shape { op: "window", operand: "tensor", expected: vec![window.offset, window.stride], got }
+}
+
+fn not_float(got: DType) -> Error {
+    Error::DType { op: "window", operand: "tensor", expected: "a float type", got }
+}
+
+fn rows<T>(data: &[T], w: Window) -> Result<Rows<'_, T>> {
+    let data = if w.extent() == 0 { Some(&data[..0]) } else { data.get(w.offset..w.offset + w.extent()) };
+    data.and_then(|d| Rows::new(d, w.rows, w.cols, w.stride)).ok_or_else(|| outside(w))
+}
+
+fn rows_mut<T>(data: &mut [T], w: Window) -> Result<RowsMut<'_, T>> {
+    let range = if w.extent() == 0 { 0..0 } else { w.offset..w.offset + w.extent() };
+    data.get_mut(range).and_then(|d| RowsMut::new(d, w.rows, w.cols, w.stride)).ok_or_else(|| outside(w))
+}
+
+/// The typed rows of a window.
+pub(crate) fn floats<'a>(m: Mat<'a, CpuTensor>) -> Result<Floats<'a>> {
+    let w = m.window();
+    Ok(match &m.tensor().storage {
+        Storage::F32(v) => Floats::F32(rows(v, w)?),
+        Storage::F16(v) => Floats::F16(rows(v, w)?),
+        Storage::BF16(v) => Floats::BF16(rows(v, w)?),
+        Storage::U32(_) => return Err(not_float(DType::U32)),
+    })
+}
+
+/// The typed rows of a window to write.
+pub(crate) fn floats_mut<'a>(m: MatMut<'a, CpuTensor>) -> Result<FloatsMut<'a>> {
+    let w = m.window();
+    Ok(match &mut m.into_tensor().storage {
+        Storage::F32(v) => FloatsMut::F32(rows_mut(v, w)?),
+        Storage::F16(v) => FloatsMut::F16(rows_mut(v, w)?),
+        Storage::BF16(v) => FloatsMut::BF16(rows_mut(v, w)?),
+        Storage::U32(_) => return Err(not_float(DType::U32)),
+    })
+}
+
+/// The integers of a window.
+pub(crate) fn integers<'a>(m: Mat<'a, CpuTensor>) -> Result<Rows<'a, u32>> {
+    match &m.tensor().storage {
+        Storage::U32(v) => rows(v, m.window()),
+        _ => Err(Error::DType { op: "window", operand: "tensor", expected: "u32", got: m.operand().dtype }),
+    }
+}
+
+/// The integers of a window to write.
+pub(crate) fn integers_mut<'a>(m: MatMut<'a, CpuTensor>) -> Result<RowsMut<'a, u32>> {
+    let (w, got) = (m.window(), m.operand().dtype);
+    match &mut m.into_tensor().storage {
+        Storage::U32(v) => rows_mut(v, w),
+        _ => Err(Error::DType { op: "window", operand: "tensor", expected: "u32", got }),
+    }
+}
+
+/// A window of floats as f32: borrowed where it is stored so, else widened.
+pub(crate) struct Widened<'a> {
+    data: Cow<'a, [f32]>,
+    shape: (usize, usize, usize),
+}
+
+impl<'a> Widened<'a> {
+    pub(crate) fn new(m: Mat<'a, CpuTensor>) -> Result<Self> {
+        Ok(match floats(m)? {
+            Floats::F32(r) => Self { data: Cow::Borrowed(r.data()), shape: (r.rows(), r.cols(), r.stride()) },
+            Floats::F16(r) => Self::widen(r),
+            Floats::BF16(r) => Self::widen(r),
+        })
+    }
+
+    fn widen<T: Element>(r: Rows<'_, T>) -> Self {
+        let data = (0..r.rows()).flat_map(|i| r.row(i).iter().map(|v| v.to_f32())).collect();
+        Self { data: Cow::Owned(data), shape: (r.rows(), r.cols(), r.cols()) }
+    }
+
+    pub(crate) fn rows(&self) -> Result<Rows<'_, f32>> {
+        let (rows, cols, stride) = self.shape;
+        let window = Window { offset: 0, rows, cols, stride };
+        Rows::new(&self.data, rows, cols, stride).ok_or_else(|| outside(window))
+    }
+}
+
+/// Runs `f` on the window as f32 and stores what it leaves. With `keep`, `f` sees the window's contents; without, it must
+/// write everything.
+pub(crate) fn update(m: MatMut<'_, CpuTensor>, keep: bool, f: impl FnOnce(RowsMut<'_, f32>) -> Result<()>) -> Result<()> {
+    match floats_mut(m)? {
+        FloatsMut::F32(rows) => f(rows),
+        FloatsMut::F16(rows) => through_f32(rows, keep, f),
+        FloatsMut::BF16(rows) => through_f32(rows, keep, f),
+    }
+}
+
+fn through_f32<T: Element>(
+    mut out: RowsMut<'_, T>,
+    keep: bool,
+    f: impl FnOnce(RowsMut<'_, f32>) -> Result<()>,
+) -> Result<()> {
+    let (rows, cols) = (out.rows(), out.cols());
+    let mut data = vec![0.0; rows * cols];
+    if keep {
+        for (i, row) in data.chunks_mut(cols.max(1)).enumerate() {
+            copy(out.row(i), row);
+        }
+    }
+    let window = Window { offset: 0, rows, cols, stride: cols };
+    f(RowsMut::contiguous(&mut data, rows, cols).ok_or_else(|| outside(window))?)?;
+    for (i, row) in data.chunks(cols.max(1)).enumerate() {
+        copy(row, out.row(i));
+    }
+    Ok(())
+}
+
+/// Runs an operation that works in place: `f` sees the input in the window of the output.
+pub(crate) fn in_place(io: Io<'_, CpuTensor>, f: impl FnOnce(RowsMut<'_, f32>) -> Result<()>) -> Result<()> {
+    match io {
+        Io::InPlace(m) => update(m, true, f),
+        Io::Into(x, out) => {
+            let x = floats(x)?;
+            update(out, false, |mut out| {
+                with_floats!(x, x => for i in 0..x.rows() { copy(x.row(i), out.row(i)) });
+                f(out)
+            })
+        }
+    }
+}
+
+/// Copies between float types, rounding to nearest even.
+pub(crate) fn copy<A: Element, B: Element>(from: &[A], to: &mut [B]) {
+    for (a, b) in from.iter().zip(to) {
+        *b = B::from_f32(a.to_f32());
+    }
+}
+
+impl Floats<'_> {
+    /// Whether both are stored in the same type.
+    pub(crate) fn same_type(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}

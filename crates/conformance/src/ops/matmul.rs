@@ -1,0 +1,107 @@
+//! Cases of [`Matmul`](backend_api::ops::Matmul).
+
+use backend_api::ops::{Matmul, WeightLayout};
+use backend_api::{KernelBackend, Op};
+
+use crate::case::{Case, Place, Run, Slot, Types, check_tensor};
+use crate::host::Host;
+use crate::tolerance::{Judge, Want};
+use crate::{Failure, Group, Report};
+
+/// `Σ a·b` and `Σ |a·b|`.
+pub fn dot(a: &[f64], b: &[f64]) -> (f64, f64) {
+    a.iter().zip(b).fold((0.0, 0.0), |(sum, magnitude), (a, b)| {
+        let product = a * b;
+        (sum + product, magnitude + product.abs())
+    })
+}
+
+/// `x·wᵀ` with `w` as `[n, k]`, added to `old` if given.
+pub fn reference(x: &Host, w: &Host, old: Option<&Host>) -> Vec<Want> {
+    let element = |i: usize, j: usize| {
+        let (sum, magnitude) = dot(x.row(i), w.row(j));
+        match old.map(|old| old.at(i, j)) {
+            Some(old) => Want::sum(sum + old, x.cols + 1, magnitude + old.abs()),
+            None => Want::sum(sum, x.cols, magnitude),
+        }
+    };
+    (0..x.rows).flat_map(|i| (0..w.rows).map(move |j| element(i, j))).collect()
+}
+
+/// Runs the cases.
+///
+/// # Errors
+/// The first that fails.
+pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
+    let mut run = Run::new(backend, "matmul", group);
+    // m, k, n.
+    let quick = [(0, 5, 3), (1, 1, 1), (1, 257, 33), (2, 0, 3), (3, 33, 0), (5, 31, 17), (9, 64, 40), (33, 129, 7)];
+    let rows: &[usize] = if group == Group::Full { &[0, 1, 2, 3, 5, 8, 9, 17, 33, 64, 130] } else { &[] };
+    let sides = [
+        (1, 31),
+        (31, 1),
+        (32, 32),
+        (33, 129),
+        (129, 33),
+        (256, 64),
+        (255, 67),
+        (1025, 7),
+        (61, 257),
+        (4099, 3),
+        (3, 1023),
+    ];
+    let full: Vec<_> = rows.iter().flat_map(|m| sides.map(|(k, n)| (*m, k, n))).collect();
+    for (types, (m, k, n)) in run.grid(&quick, &full) {
+        let case = Case::new(types, format_args!("{m} x {k} x {n}"));
+        check(&mut run, &case, types, (m, k, n))?;
+    }
+    let long: &[_] = if group == Group::Full { &[(1, 14_336, 5), (2, 32_003, 3), (1, 67, 32_003)] } else { &[] };
+    for (types, shape) in run.required().iter().flat_map(|t| long.iter().map(move |s| (*t, *s))) {
+        check(&mut run, &Case::new(types, format_args!("{shape:?}")), types, shape)?;
+    }
+    Ok(run.report())
+}
+
+fn check<B: KernelBackend>(
+    run: &mut Run<'_, B>,
+    case: &Case,
+    types: Types,
+    (m, k, n): (usize, usize, usize),
+) -> Result<(), Failure> {
+    let x = Host::random(case.seed, (m, k), types.x, 1.5);
+    let w = Host::random(case.seed + 1, (n, k), types.w, 1.0);
+    let old = Host::random(case.seed + 2, (m, n), types.out, 4.0);
+    let turned = Host::from_fn((k, n), types.w, |r, c| w.at(c, r));
+    let (fresh, added) = (reference(&x, &w, None), reference(&x, &w, Some(&old)));
+    for place in run.places() {
+        for (layout, weights) in [(WeightLayout::OutIn, &w), (WeightLayout::InOut, &turned)] {
+            for accumulate in [false, true] {
+                let want = if accumulate { &added } else { &fresh };
+                run.case(case, &format!("{layout:?}, accumulate {accumulate}, {place:?}"), |b| {
+                    let (x, w) = (Slot::new(b, &x, *place)?, Slot::new(b, weights, *place)?);
+                    let mut out = if accumulate {
+                        Slot::new(b, &old, *place)?
+                    } else {
+                        Slot::blank(b, (m, n), types.out, *place)?
+                    };
+                    let op = Matmul { x: x.mat()?, w: w.mat()?, out: out.mat_mut()?, accumulate, layout };
+                    b.matmul_into(op.check()?)?;
+                    out.check(b, "out", want, Judge::Reduction)
+                })?;
+            }
+        }
+    }
+    if types.x != types.out {
+        return Ok(());
+    }
+    run.case(case, "returning", |b| {
+        let (x, w) = (Slot::new(b, &x, Place::WHOLE)?, Slot::new(b, &w, Place::WHOLE)?);
+        let out = b.matmul(&x.tensor, &w.tensor)?;
+        check_tensor(b, &out, (&[m, n], types.out), &fresh, Judge::Reduction)?;
+        if m != 1 {
+            return Ok(());
+        }
+        let out = b.matmul_vec(&w.tensor, &x.tensor)?;
+        check_tensor(b, &out, (&[n], types.out), &fresh, Judge::Reduction)
+    })
+}

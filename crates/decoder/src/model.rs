@@ -1,0 +1,341 @@
+//! A model's weights in a backend's memory.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use backend_api::{DType, Error, KernelBackend, Result, tensor_bytes};
+
+use crate::weights::Weights;
+use crate::{Config, Session, Tokenizer};
+
+/// How to load a model.
+#[derive(Clone, Default)]
+pub struct LoadOptions {
+    /// Type that weights are kept in; as stored if absent.
+    pub dtype: Option<DType>,
+    /// Type of the KV cache; that of the weights if absent.
+    pub kv_dtype: Option<DType>,
+    /// Prompt tokens that are processed together; 512 if absent.
+    pub prefill_chunk: Option<usize>,
+    /// Called with bytes done and bytes in all, from several threads.
+    pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+    /// Set it to stop loading with [`Error::Cancelled`].
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+/// The files of a model, in memory.
+#[derive(Clone, Debug)]
+pub struct ModelBytes {
+    /// `config.json`.
+    pub config: Cow<'static, [u8]>,
+    /// `generation_config.json`, where there is one.
+    pub generation_config: Option<Cow<'static, [u8]>>,
+    /// `tokenizer.json`.
+    pub tokenizer: Cow<'static, [u8]>,
+    /// `model.safetensors`.
+    pub weights: Cow<'static, [u8]>,
+}
+
+/// What loading took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadReport {
+    /// Bytes of the weights on the device.
+    pub bytes: u64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// A model on a backend. A clone is another handle of the same weights.
+pub struct Model<B: KernelBackend> {
+    inner: Arc<Inner<B>>,
+}
+
+impl<B: KernelBackend> Clone for Model<B> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<B: KernelBackend> std::fmt::Debug for Model<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("backend", &self.backend().name())
+            .field("dtype", &self.dtype())
+            .field("config", self.config())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner<B: KernelBackend> {
+    backend: Arc<B>,
+    config: Config,
+    tokenizer: Option<Tokenizer>,
+    tensors: Tensors<B::Tensor>,
+    dtype: DType,
+    kv_dtype: DType,
+    prefill_chunk: usize,
+    report: LoadReport,
+}
+
+pub(crate) struct Tensors<T> {
+    pub(crate) embed: T,
+    pub(crate) layers: Vec<Layer<T>>,
+    pub(crate) norm: T,
+    /// Absent when tied to `embed`.
+    pub(crate) lm_head: Option<T>,
+}
+
+pub(crate) struct Layer<T> {
+    pub(crate) attention_norm: T,
+    /// Rows of queries, keys, values.
+    pub(crate) qkv: T,
+    pub(crate) o: T,
+    pub(crate) ffn_norm: T,
+    /// Rows of gate, then of up.
+    pub(crate) gate_up: T,
+    pub(crate) down: T,
+}
+
+impl<B: KernelBackend> Model<B> {
+    /// Loads a Hugging Face folder: `config.json`, `tokenizer.json`, and `model.safetensors` or its sharded index.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Format`] and [`Error::Unsupported`] for the files, [`Error::OutOfMemory`],
+    /// [`Error::Cancelled`].
+    pub fn load(backend: &Arc<B>, folder: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
+        let folder = folder.as_ref();
+        if !folder.is_dir() {
+            return Err(Error::format(folder, "is not a folder; give a Hugging Face model folder"));
+        }
+        let config = Config::from_folder(folder)?;
+        let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+        Self::from_weights(backend, config, tokenizer, &Weights::open(folder)?, options)
+    }
+
+    /// Loads a model whose files are in memory.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_bytes(backend: &Arc<B>, bytes: &ModelBytes, options: &LoadOptions) -> Result<Self> {
+        let config = Config::from_bytes(&bytes.config, bytes.generation_config.as_deref())?;
+        let tokenizer = Tokenizer::from_bytes(&bytes.tokenizer)?;
+        let weights = Weights::from_bytes("model.safetensors", bytes.weights.clone())?;
+        Self::from_weights(backend, config, tokenizer, &weights, options)
+    }
+
+    /// A model with random weights made on the device, for benchmarks; bf16 unless `options` say otherwise.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Cancelled`].
+    pub fn random(backend: &Arc<B>, config: Config, seed: u64, options: &LoadOptions) -> Result<Self> {
+        let dtype = options.dtype.unwrap_or(DType::BF16);
+        let counter = AtomicU64::new(seed);
+        let loader = Loader::new(&config, dtype, options)?;
+        let tensors = loader.tensors(|shape, _| {
+            let mut tensor = backend.alloc(shape, dtype)?;
+            let fan_in = if shape.len() == 1 { 3 } else { shape[1].max(1) };
+            backend.fill_random(&mut tensor, counter.fetch_add(1, Relaxed), (3.0 / fan_in as f32).sqrt())?;
+            loader.advance(tensor_bytes(shape, dtype)?)?;
+            Ok(tensor)
+        })?;
+        backend.synchronize()?;
+        let report = loader.report();
+        Self::assemble(backend, config, None, tensors, dtype, options, report)
+    }
+
+    fn from_weights(
+        backend: &Arc<B>,
+        config: Config,
+        tokenizer: Tokenizer,
+        weights: &Weights,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let stored = weights.info("model.embed_tokens.weight").map(|info| info.dtype);
+        let dtype = options.dtype.or(stored).unwrap_or(DType::F32);
+        let loader = Loader::new(&config, dtype, options)?;
+        let tensors = loader.tensors(|shape, parts| {
+            let mut spans = Vec::with_capacity(parts.len());
+            let mut end = 0;
+            for part in parts {
+                weights.require(&part.name, &part.shape)?;
+                end += tensor_bytes(&part.shape, dtype)?;
+                spans.push((end, part.name.as_str()));
+            }
+            backend.upload(shape, dtype, &|offset, out| {
+                loader.advance(out.len())?;
+                read_spans(weights, dtype, &spans, offset, out)
+            })
+        })?;
+        backend.synchronize()?;
+        let report = loader.report();
+        tracing::info!(bytes = report.bytes, seconds = report.seconds, "weights loaded");
+        Self::assemble(backend, config, Some(tokenizer), tensors, dtype, options, report)
+    }
+
+    fn assemble(
+        backend: &Arc<B>,
+        config: Config,
+        tokenizer: Option<Tokenizer>,
+        tensors: Tensors<B::Tensor>,
+        dtype: DType,
+        options: &LoadOptions,
+        report: LoadReport,
+    ) -> Result<Self> {
+        let kv_dtype = options.kv_dtype.unwrap_or(dtype);
+        let prefill_chunk = options.prefill_chunk.unwrap_or(DEFAULT_PREFILL_CHUNK);
+        for (name, wrong) in [("prefill_chunk", prefill_chunk == 0), ("kv_dtype", !kv_dtype.is_float())] {
+            if wrong {
+                return Err(Error::Argument { name, reason: "must be a positive number or a float type".into() });
+            }
+        }
+        let backend = backend.clone();
+        let inner = Inner { backend, config, tokenizer, tensors, dtype, kv_dtype, prefill_chunk, report };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Allocates a KV cache and activations for `context` positions.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the model was not made for so long a context, [`Error::OutOfMemory`].
+    pub fn session(&self, context: usize) -> Result<Session<B>> {
+        Session::new(self.clone(), context)
+    }
+
+    /// The backend that the weights are on.
+    pub fn backend(&self) -> &Arc<B> {
+        &self.inner.backend
+    }
+
+    /// The model's settings.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The tokenizer; none for random weights.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.inner.tokenizer.as_ref()
+    }
+
+    /// Type of the weights on the device.
+    pub fn dtype(&self) -> DType {
+        self.inner.dtype
+    }
+
+    /// Type of the KV cache.
+    pub fn kv_dtype(&self) -> DType {
+        self.inner.kv_dtype
+    }
+
+    /// Prompt tokens that are processed together.
+    pub fn prefill_chunk(&self) -> usize {
+        self.inner.prefill_chunk
+    }
+
+    /// What loading took.
+    pub fn load_report(&self) -> LoadReport {
+        self.inner.report
+    }
+
+    pub(crate) fn tensors(&self) -> &Tensors<B::Tensor> {
+        &self.inner.tensors
+    }
+}
+
+const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// A stored tensor that makes up some rows of one on the device.
+struct Part {
+    name: String,
+    shape: Vec<usize>,
+}
+
+/// Walks over a model's tensors, and counts what is done.
+struct Loader<'o> {
+    config: &'o Config,
+    options: &'o LoadOptions,
+    total: u64,
+    done: AtomicU64,
+    start: Instant,
+}
+
+impl<'o> Loader<'o> {
+    fn new(config: &'o Config, dtype: DType, options: &'o LoadOptions) -> Result<Self> {
+        if !dtype.is_float() {
+            return Err(Error::Argument { name: "dtype", reason: format!("weights cannot be {dtype}") });
+        }
+        let element = dtype.bytes(1).unwrap_or(0) as u64;
+        let total = config.shape.parameters().saturating_mul(element);
+        Ok(Self { config, options, total, done: AtomicU64::new(0), start: Instant::now() })
+    }
+
+    fn advance(&self, bytes: usize) -> Result<()> {
+        if self.options.cancel.as_ref().is_some_and(|c| c.load(Relaxed)) {
+            return Err(Error::Cancelled);
+        }
+        let done = self.done.fetch_add(bytes as u64, Relaxed) + bytes as u64;
+        if let Some(progress) = &self.options.progress {
+            progress(done, self.total);
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> LoadReport {
+        LoadReport { bytes: self.done.load(Relaxed), seconds: self.start.elapsed().as_secs_f64() }
+    }
+
+    /// Makes every tensor with `make(shape, parts)`.
+    fn tensors<T>(&self, make: impl Fn(&[usize], &[Part]) -> Result<T>) -> Result<Tensors<T>> {
+        let (s, heads) = (&self.config.shape, self.config.heads());
+        let (hidden, ffn, vocab) = (s.hidden_size, s.intermediate_size, s.vocab_size);
+        let stack = |prefix: &str, cols: usize, rows: &[(&str, usize)]| {
+            let part = |(name, rows): &(&str, usize)| Part { name: format!("{prefix}{name}.weight"), shape: vec![*rows, cols] };
+            let parts: Vec<Part> = rows.iter().map(part).collect();
+            make(&[rows.iter().map(|r| r.1).sum(), cols], &parts)
+        };
+        let vector = |name: String| make(&[hidden], &[Part { name, shape: vec![hidden] }]);
+        let layer = |i: usize| {
+            let p = format!("model.layers.{i}.");
+            let (q, kv) = (heads.q_dim(), heads.kv_dim());
+            let of_qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+            Ok(Layer {
+                attention_norm: vector(format!("{p}input_layernorm.weight"))?,
+                qkv: stack(&p, hidden, &of_qkv)?,
+                o: stack(&p, q, &[("self_attn.o_proj", hidden)])?,
+                ffn_norm: vector(format!("{p}post_attention_layernorm.weight"))?,
+                gate_up: stack(&p, hidden, &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)])?,
+                down: stack(&p, ffn, &[("mlp.down_proj", hidden)])?,
+            })
+        };
+        let untied = !s.tie_word_embeddings;
+        Ok(Tensors {
+            embed: stack("model.", hidden, &[("embed_tokens", vocab)])?,
+            layers: (0..s.n_layers).map(layer).collect::<Result<_>>()?,
+            norm: vector("model.norm.weight".into())?,
+            lm_head: untied.then(|| stack("", hidden, &[("lm_head", vocab)])).transpose()?,
+        })
+    }
+}
+
+/// Reads bytes `offset..` of several stored tensors that stand one after the other; `spans` holds the end of each.
+fn read_spans(
+    weights: &Weights,
+    dtype: DType,
+    spans: &[(usize, &str)],
+    mut offset: usize,
+    mut out: &mut [u8],
+) -> Result<()> {
+    let mut start = 0;
+    for (end, name) in spans {
+        let take = end.saturating_sub(offset).min(out.len());
+        if take > 0 {
+            let (part, rest) = out.split_at_mut(take);
+            weights.read(name, dtype, offset - start, part)?;
+            (out, offset) = (rest, offset + take);
+        }
+        start = *end;
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! A conversation: the KV cache and what has been fed into it.
+
+use backend_api::ops::{Argmax, Sample, SampleParams};
+use backend_api::{At, DType, Error, KernelBackend, Mat, MatMut, Op, Result};
+
+use crate::Model;
+use crate::forward::{Activations, Cache, Forward};
+use crate::rope::{fill_table, inverse_frequencies};
+
+/// A KV cache of fixed size and the tokens in it. It keeps its model alive.
+///
+/// Tokens are fed once: what a later call adds continues where the last one ended.
+pub struct Session<B: KernelBackend> {
+    model: Model<B>,
+    context: usize,
+    /// All tokens so far; those from `cached` on are not in the cache.
+    tokens: Vec<u32>,
+    cached: usize,
+    act: Activations<B::Tensor>,
+    cache: Cache<B::Tensor>,
+    device: Ids<B::Tensor>,
+    graph: B::Graph,
+    /// What the captured step ends with; another choice needs another graph.
+    captured: Option<Choice>,
+}
+
+/// Ids and positions on the device, u32.
+struct Ids<T> {
+    /// A prompt chunk's.
+    ids: T,
+    positions: T,
+    /// The next step's, written by the step before.
+    id: T,
+    position: T,
+    /// By position; up to date where a repetition penalty asks for it.
+    history: T,
+}
+
+/// How a step ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Choice {
+    /// With logits.
+    Logits,
+    /// With the most likely id.
+    Greedy,
+    /// With an id by chance, or after a penalty.
+    Sample(SampleParams),
+}
+
+impl Choice {
+    pub(crate) fn of(params: &SampleParams) -> Self {
+        let greedy = params.temperature == 0.0 && params.repetition_penalty == 1.0;
+        if greedy { Self::Greedy } else { Self::Sample(*params) }
+    }
+}
+
+impl<B: KernelBackend> std::fmt::Debug for Session<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("context", &self.context)
+            .field("tokens", &self.tokens.len())
+            .field("cached", &self.cached)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: KernelBackend> Session<B> {
+    pub(crate) fn new(model: Model<B>, context: usize) -> Result<Self> {
+        let (b, config) = (model.backend().clone(), model.config().clone());
+        let limit = config.shape.max_position_embeddings;
+        if !(1..=limit).contains(&context) {
+            let reason = format!("{context} is not between 1 and the model's maximum, {limit}");
+            return Err(Error::Argument { name: "context", reason });
+        }
+        let (heads, shape) = (config.heads(), &config.shape);
+        let rows = model.prefill_chunk().min(context);
+        let dtype = b.activation_dtype(model.dtype());
+        let activation = |cols: usize| b.alloc(&[rows, cols], dtype);
+        let act = Activations {
+            x: activation(shape.hidden_size)?,
+            h: activation(shape.hidden_size)?,
+            qkv: activation(heads.qkv_dim())?,
+            att: activation(heads.q_dim())?,
+            gate_up: activation(2 * shape.intermediate_size)?,
+            ffn: activation(shape.intermediate_size)?,
+            scores: b.alloc(&[heads.n_heads, context], DType::F32)?,
+            logits: b.alloc(&[1, shape.vocab_size], DType::F32)?,
+        };
+        let frequencies = inverse_frequencies(&config);
+        let table = |f: fn(f64) -> f64| {
+            b.upload(&[context, heads.head_dim / 2], DType::F32, &|offset, out| {
+                fill_table(&frequencies, f, offset, out);
+                Ok(())
+            })
+        };
+        let half = || b.alloc(&[context, heads.kv_dim()], model.kv_dtype());
+        let kv = (0..shape.n_layers).map(|_| Ok((half()?, half()?))).collect::<Result<_>>()?;
+        let cache = Cache { kv, cos: table(f64::cos)?, sin: table(f64::sin)? };
+        let ids = |n: usize| b.alloc(&[n], DType::U32);
+        let device =
+            Ids { ids: ids(rows)?, positions: ids(rows)?, id: ids(1)?, position: ids(1)?, history: ids(context)? };
+        let (tokens, graph) = (Vec::new(), B::Graph::default());
+        Ok(Self { model, context, tokens, cached: 0, act, cache, device, graph, captured: None })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model<B> {
+        &self.model
+    }
+
+    /// Positions of the cache.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// All tokens so far, prompts and answers.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// How many tokens are in the cache; the others are fed by the next call.
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Forgets the tokens from `len` on, so that the next call continues there.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.cached = self.cached.min(self.tokens.len());
+    }
+
+    /// Feeds `ids` as a batch, in chunks, and gives the logits of those positions of the conversation that `wanted` names.
+    /// Positions before the first token that is fed by this call have no logits any more.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an id outside the vocabulary or a position that is not fed, [`Error::ContextFull`].
+    pub fn logits(&mut self, ids: &[u32], wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
+        self.extend(ids)?;
+        let fed = self.cached..self.tokens.len();
+        if let Some(position) = wanted.iter().find(|p| !fed.contains(p)) {
+            let reason = format!("{position} is not among the positions fed now, {fed:?}");
+            return Err(Error::Argument { name: "wanted", reason });
+        }
+        let mut rows = vec![Vec::new(); wanted.len()];
+        while self.cached < self.tokens.len() {
+            let first = self.cached;
+            let n = self.feed_chunk()?;
+            for (row, position) in rows.iter_mut().zip(wanted) {
+                if (first..first + n).contains(position) {
+                    self.forward_logits(position - first)?;
+                    *row = self.read_logits()?;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Feeds one token through the decoding step and gives its logits.
+    ///
+    /// # Errors
+    /// As [`Session::logits`].
+    pub fn step_logits(&mut self, id: u32) -> Result<Vec<f32>> {
+        self.feed_all()?;
+        self.extend(&[id])?;
+        let position = self.cached as u32;
+        self.model.backend().write(&mut self.device.id, 0, bytemuck::bytes_of(&id))?;
+        self.model.backend().write(&mut self.device.position, 0, bytemuck::bytes_of(&position))?;
+        self.step(Choice::Logits)?;
+        self.read_logits()
+    }
+
+    /// Fills the cache up to `depth` with random keys and values, for benchmarks of decoding at that depth.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`].
+    pub fn fill_random(&mut self, depth: usize, seed: u64) -> Result<()> {
+        self.truncate(0);
+        self.extend(&vec![0; depth])?;
+        for (seed, (k, v)) in (seed..).step_by(2).zip(&mut self.cache.kv) {
+            self.model.backend().fill_random(k, seed, 1.0)?;
+            self.model.backend().fill_random(v, seed + 1, 1.0)?;
+        }
+        self.cached = depth;
+        Ok(())
+    }
+
+    /// Adds tokens to the conversation without feeding them.
+    pub(crate) fn extend(&mut self, ids: &[u32]) -> Result<()> {
+        let vocab = self.model.config().shape.vocab_size;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+            let reason = format!("{id} is outside the vocabulary of {vocab}");
+            return Err(Error::Argument { name: "token id", reason });
+        }
+        let needed = self.tokens.len().saturating_add(ids.len());
+        if needed > self.context {
+            return Err(Error::ContextFull { context: self.context, needed });
+        }
+        self.tokens.extend(ids);
+        Ok(())
+    }
+
+    /// Where nothing is left to feed, the last token must be fed again before a token can be chosen after it.
+    pub(crate) fn refeed_last(&mut self) {
+        self.cached = self.cached.min(self.tokens.len().saturating_sub(1));
+    }
+
+    /// Feeds all tokens that are not in the cache yet.
+    pub(crate) fn feed_all(&mut self) -> Result<()> {
+        while self.cached < self.tokens.len() {
+            self.feed_chunk()?;
+        }
+        Ok(())
+    }
+
+    /// Feeds the next chunk of tokens; gives how many. The last one's row of `x` is then at that number less one.
+    pub(crate) fn feed_chunk(&mut self) -> Result<usize> {
+        let first = self.cached;
+        let n = (self.tokens.len() - first).min(self.model.prefill_chunk());
+        let positions: Vec<u32> = (first..first + n).map(|p| p as u32).collect();
+        let b = self.model.backend();
+        b.write(&mut self.device.ids, 0, bytemuck::cast_slice(&self.tokens[first..first + n]))?;
+        b.write(&mut self.device.positions, 0, bytemuck::cast_slice(&positions))?;
+        let ids = Mat::vector(&self.device.ids).cols(0..n)?;
+        let at = At { positions: Mat::vector(&self.device.positions).cols(0..n)?, first: Some(first) };
+        forward(&self.model).layers(ids, at, &mut self.act, &mut self.cache)?;
+        self.cached += n;
+        Ok(n)
+    }
+
+    fn forward_logits(&mut self, row: usize) -> Result<()> {
+        forward(&self.model).logits(row, &mut self.act)
+    }
+
+    /// Chooses the token after the chunk of `n` rows that was fed last, on the device.
+    pub(crate) fn choose_after_chunk(&mut self, n: usize, choice: Choice) -> Result<()> {
+        let last = (self.cached - 1) as u32;
+        let b = self.model.backend();
+        b.write(&mut self.device.position, 0, bytemuck::bytes_of(&last))?;
+        if let Choice::Sample(_) = choice {
+            b.write(&mut self.device.history, 0, bytemuck::cast_slice(&self.tokens))?;
+        }
+        self.forward_logits(n - 1)?;
+        choose(&**self.model.backend(), choice, &self.act.logits, &mut self.device)
+    }
+
+    /// Feeds the token that the last choice left on the device, and chooses the next one there.
+    pub(crate) fn step(&mut self, choice: Choice) -> Result<()> {
+        let Self { model, act, cache, device, graph, captured, cached, .. } = self;
+        if *captured != Some(choice) {
+            *graph = B::Graph::default();
+        }
+        model.backend().step(graph, *cached, &mut |b, first| {
+            let pass = Forward { backend: b, config: model.config(), weights: model.tensors() };
+            let at = At { positions: Mat::vector(&device.position), first };
+            pass.layers(Mat::vector(&device.id), at, act, cache)?;
+            pass.logits(0, act)?;
+            choose(b, choice, &act.logits, device)
+        })?;
+        *captured = Some(choice);
+        *cached += 1;
+        Ok(())
+    }
+
+    /// The id that the last choice left on the device; waits for it.
+    pub(crate) fn chosen(&self) -> Result<u32> {
+        let mut id = [0];
+        self.model.backend().read(&self.device.id, 0, bytemuck::cast_slice_mut(&mut id))?;
+        if id[0] as usize >= self.model.config().shape.vocab_size {
+            return Err(Error::NonFinite { position: self.cached.saturating_sub(1) });
+        }
+        Ok(id[0])
+    }
+
+    fn read_logits(&self) -> Result<Vec<f32>> {
+        let mut logits = vec![0.0f32; self.model.config().shape.vocab_size];
+        self.model.backend().read(&self.act.logits, 0, bytemuck::cast_slice_mut(&mut logits))?;
+        Ok(logits)
+    }
+}
+
+fn forward<B: KernelBackend>(model: &Model<B>) -> Forward<'_, B> {
+    Forward { backend: model.backend(), config: model.config(), weights: model.tensors() }
+}
+
+fn choose<B: KernelBackend>(b: &B, choice: Choice, logits: &B::Tensor, device: &mut Ids<B::Tensor>) -> Result<()> {
+    let (logits, id, position) = (Mat::new(logits), MatMut::vector(&mut device.id), MatMut::vector(&mut device.position));
+    match choice {
+        Choice::Logits => Ok(()),
+        Choice::Greedy => b.argmax_into(Argmax { logits, id, position: Some(position) }.check()?),
+        Choice::Sample(params) => {
+            let history = MatMut::vector(&mut device.history);
+            b.sample_into(Sample { logits, history, id, position, params }.check()?)
+        }
+    }
+}
