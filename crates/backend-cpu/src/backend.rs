@@ -229,6 +229,9 @@ impl KernelBackend for CpuBackend {
     fn attention(&self, op: Checked<Attention<'_, CpuTensor>>) -> Result<()> {
         self.run(op, ops::attention)
     }
+    fn norm_swiglu(&self, op: Checked<NormSwiglu<'_, CpuTensor>>) -> Result<()> {
+        self.run(op, ops::norm_swiglu)
+    }
 }
 
 impl CpuBackend {

@@ -2,7 +2,7 @@
 //!
 //! This crate puts the layers together: [`init_backend`] chooses a device, [`Model`] loads a Hugging Face folder onto it,
 //! and a [`Session`] generates text.
-#![doc = include_str!("../README.md")]
+#![doc = include_str!("../../../README.md")]
 
 mod backend;
 mod lower;
@@ -21,8 +21,8 @@ pub use decoder::{
     ModelBytes, RopeScaling, Session, StopStrings, TextStream, Token, Tokenizer,
 };
 pub use memory_estimate::{
-    Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, WeightDtype,
-    estimate_model_memory_mb,
+    Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, StoredDtype, WeightDtype,
+    estimate_model_memory_mb, read_safetensors_header, stored_tensors,
 };
 pub use preference::{BackendOptions, BackendPreference, Candidate, init_backend, init_backend_with};
 pub use unified::UnifiedTensor;

@@ -66,12 +66,12 @@ fn product<W: Element>(x: Rows<'_, f32>, w: Rows<'_, W>, layout: Layout, mut out
         for from in (0..k).step_by(depth) {
             let x = x.columns(from..from + depth);
             let packed = packed.get_mut(..blocks.len(x.cols())).unwrap_or(&mut []);
-            let pieces: Vec<_> = (0..x.cols()).step_by(DEPTH).collect();
             pack_pieces(blocks, x, packed);
             let job = Job { blocks, x: packed, w, layout, from, k: x.cols(), accumulate: accumulate || from > 0 };
             let tiles = out.reborrow().into_column_tiles(width);
-            let _ = pieces;
-            tiles.into_par_iter().with_max_len(1).for_each(|tile| dispatch(Task { job, tile }));
+            tiles.into_par_iter().with_max_len(1).for_each(|tile| {
+                with_scratch(width * DEPTH.min(x.cols()), |packed| dispatch(Task { job, packed, tile }));
+            });
         }
     });
 }
@@ -119,6 +119,7 @@ impl<W> Copy for Job<'_, W> {}
 
 struct Task<'a, W> {
     job: Job<'a, W>,
+    packed: &'a mut [f32],
     tile: ColumnTile<'a, f32>,
 }
 
@@ -127,26 +128,24 @@ impl<W: Element> Kernel for Task<'_, W> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { job, mut tile } = self;
+        let Self { job, packed, mut tile } = self;
         let width = tile.rows.first().map_or(0, |row| row.len());
         let columns = tile.start..tile.start + width;
-        with_scratch(panels_len::<S>(width, DEPTH.min(job.k)), #[inline(always)] |packed| {
-            for (p, x) in job.x.chunks(job.blocks.len(DEPTH).max(1)).enumerate() {
-                let depth = DEPTH.min(job.k - p * DEPTH);
-                let start = job.from + p * DEPTH;
-                let packed = packed.get_mut(..panels_len::<S>(width, depth)).unwrap_or(&mut []);
-                match job.layout {
-                    Layout::Transposed => {
-                        let w = job.w.slice(columns.clone()).columns(start..start + depth);
-                        pack_transposed(simd, w, packed);
-                    }
-                    Layout::Plain => {
-                        let w = job.w.slice(start..start + depth).columns(columns.clone());
-                        pack_plain(simd, w, packed);
-                    }
+        for (p, x) in job.x.chunks(job.blocks.len(DEPTH).max(1)).enumerate() {
+            let depth = DEPTH.min(job.k - p * DEPTH);
+            let start = job.from + p * DEPTH;
+            let packed = packed.get_mut(..panels_len::<S>(width, depth)).unwrap_or(&mut []);
+            match job.layout {
+                Layout::Transposed => {
+                    let w = job.w.slice(columns.clone()).columns(start..start + depth);
+                    pack_transposed(simd, w, packed);
                 }
-                multiply(simd, job.blocks, x, packed, depth, &mut tile, job.accumulate || p > 0);
+                Layout::Plain => {
+                    let w = job.w.slice(start..start + depth).columns(columns.clone());
+                    pack_plain(simd, w, packed);
+                }
             }
-        });
+            multiply(simd, job.blocks, x, packed, depth, &mut tile, job.accumulate || p > 0);
+        }
     }
 }

@@ -5,13 +5,18 @@
 //! sizes only, and reductions across pieces happen in a fixed order.
 
 pub(crate) mod attention;
+pub(crate) mod decode;
 pub(crate) mod element;
 pub(crate) mod exp;
 pub(crate) mod gemm;
 pub(crate) mod lanes;
+pub(crate) mod map;
 pub(crate) mod matvec;
+pub(crate) mod prefill;
 pub(crate) mod probe;
 pub(crate) mod rows;
 pub(crate) mod rowwise;
 pub(crate) mod scratch;
 pub(crate) mod tile;
+#[cfg(test)]
+mod tests;

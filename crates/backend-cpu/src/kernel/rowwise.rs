@@ -1,48 +1,288 @@
-//! Rowwise operations.
+//! Operations on rows of activations and on single values.
+
+use rayon::prelude::*;
+
+use super::element::Element;
+use super::exp::exp;
+use super::lanes::{Kernel, Lanes, dispatch};
+use super::map::{MIN_PER_THREAD, Map1, Map2, map1, map1_assign, map2, map2_assign};
 use super::rows::{Rows, RowsMut};
 
-pub(crate) fn rmsnorm(mut x: RowsMut<'_, f32>, weight: &[f32], eps: f32) {
-    for i in 0..x.rows() {
-        let row = x.row(i);
-        let s = row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32;
-        let s = 1.0 / (s + eps).sqrt();
-        row.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * s * w);
+#[derive(Clone, Copy)]
+struct Add;
+
+impl Map2 for Add {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+        simd.add_f32s(a, b)
     }
 }
-pub(crate) fn softmax(mut x: RowsMut<'_, f32>) {
-    for i in 0..x.rows() {
-        let row = x.row(i);
-        let m = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        row.iter_mut().for_each(|v| *v = (*v - m).exp());
-        let s: f32 = row.iter().sum();
-        row.iter_mut().for_each(|v| *v /= s);
+
+#[derive(Clone, Copy)]
+struct Mul;
+
+impl Map2 for Mul {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+        simd.mul_f32s(a, b)
     }
 }
-pub(crate) fn silu(mut x: RowsMut<'_, f32>) {
-    for i in 0..x.rows() {
-        x.row(i).iter_mut().for_each(|v| *v /= 1.0 + (-*v).exp());
+
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Map1 for Silu {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, a: S::f32s) -> S::f32s {
+        // For very negative values e^-x is infinite, and the quotient is -0 as it should be.
+        let denominator = simd.add_f32s(simd.splat_f32s(1.0), exp(simd, simd.neg_f32s(a)));
+        simd.div_f32s(a, denominator)
     }
 }
-pub(crate) fn scale(mut x: RowsMut<'_, f32>, s: f32) {
-    for i in 0..x.rows() {
-        x.row(i).iter_mut().for_each(|v| *v *= s);
+
+#[derive(Clone, Copy)]
+struct Swiglu;
+
+impl Map2 for Swiglu {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, gate: S::f32s, up: S::f32s) -> S::f32s {
+        simd.mul_f32s(Silu.apply(simd, gate), up)
     }
 }
-pub(crate) fn add(mut x: RowsMut<'_, f32>, y: Rows<'_, f32>) {
-    for i in 0..x.rows() {
-        x.row(i).iter_mut().zip(y.row(i)).for_each(|(v, y)| *v += y);
+
+#[derive(Clone, Copy)]
+struct Axpy(f32);
+
+impl Map2 for Axpy {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, y: S::f32s, x: S::f32s) -> S::f32s {
+        simd.fma(simd.splat_f32s(self.0), x, y)
     }
 }
-pub(crate) fn mul(mut x: RowsMut<'_, f32>, y: Rows<'_, f32>) {
-    for i in 0..x.rows() {
-        x.row(i).iter_mut().zip(y.row(i)).for_each(|(v, y)| *v *= y);
-    }
+
+/// `out = a + b`.
+pub(crate) fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+    map2(Add, a, b, out);
 }
-pub(crate) fn rope(row: &mut [f32], cos: &[f32], sin: &[f32], head_dim: usize) {
-    for head in row.chunks_mut(head_dim) {
-        let (a, b) = head.split_at_mut(head_dim / 2);
-        for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+
+/// `a += b`.
+pub(crate) fn add_assign(a: &mut [f32], b: &[f32]) {
+    map2_assign(Add, a, b);
+}
+
+/// `out = a · b`, value by value.
+pub(crate) fn mul(a: &[f32], b: &[f32], out: &mut [f32]) {
+    map2(Mul, a, b, out);
+}
+
+/// `a *= b`, value by value.
+pub(crate) fn mul_assign(a: &mut [f32], b: &[f32]) {
+    map2_assign(Mul, a, b);
+}
+
+/// `out = x / (1 + e^-x)`.
+pub(crate) fn silu(x: &[f32], out: &mut [f32]) {
+    map1(Silu, x, out);
+}
+
+/// `x = x / (1 + e^-x)`.
+pub(crate) fn silu_assign(x: &mut [f32]) {
+    map1_assign(Silu, x);
+}
+
+/// `out = silu(gate) · up`.
+pub(crate) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    map2(Swiglu, gate, up, out);
+}
+
+/// `gate = silu(gate) · up`.
+pub(crate) fn swiglu_assign(gate: &mut [f32], up: &[f32]) {
+    map2_assign(Swiglu, gate, up);
+}
+
+/// `y += a x`.
+pub(crate) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+    map2_assign(Axpy(a), y, x);
+}
+
+/// Calls `body` with the number and the content of every row, on several threads when there is enough to do.
+pub(crate) fn for_each_row<'a>(rows: RowsMut<'a, f32>, body: impl Fn(usize, &'a mut [f32]) + Send + Sync) {
+    let (count, cols) = (rows.rows(), rows.cols());
+    if count.saturating_mul(cols) < 2 * MIN_PER_THREAD {
+        return rows.into_rows().enumerate().for_each(|(i, row)| body(i, row));
+    }
+    let rows: Vec<_> = rows.into_rows().enumerate().collect();
+    rows.into_par_iter().with_min_len(MIN_PER_THREAD.div_ceil(cols.max(1))).for_each(|(i, row)| body(i, row));
+}
+
+/// `out = x / sqrt(mean(x²) + eps) · weight`, row by row; x and out `[rows, n]`, weight `[n]`.
+pub(crate) fn rmsnorm<W: Element>(x: Rows<'_, f32>, weight: &[W], eps: f32, out: RowsMut<'_, f32>) {
+    debug_assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()));
+    for_each_row(out, |i, out| {
+        out.copy_from_slice(x.row(i));
+        dispatch(Rmsnorm { x: out, weight, eps });
+    });
+}
+
+/// [`rmsnorm`] in place.
+pub(crate) fn rmsnorm_assign<W: Element>(x: RowsMut<'_, f32>, weight: &[W], eps: f32) {
+    for_each_row(x, |_, x| dispatch(Rmsnorm { x, weight, eps }));
+}
+
+struct Rmsnorm<'a, W> {
+    x: &'a mut [f32],
+    weight: &'a [W],
+    eps: f32,
+}
+
+impl<W: Element> Kernel for Rmsnorm<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let mean = dot_with(simd, self.x, &*self.x) / self.x.len() as f32;
+        let factor = simd.splat_f32s(1.0 / (mean + self.eps).sqrt());
+        let (x, x_tail) = S::as_mut_simd_f32s(self.x);
+        let (weight, weight_tail) = W::packed::<S>(self.weight);
+        for (x, &w) in x.iter_mut().zip(weight) {
+            *x = simd.mul_f32s(simd.mul_f32s(*x, factor), W::widen(simd, w));
+        }
+        if !x_tail.is_empty() {
+            let w = W::widen(simd, W::partial(simd, weight_tail));
+            let scaled = simd.mul_f32s(simd.partial_load_f32s(x_tail), factor);
+            simd.partial_store_f32s(x_tail, simd.mul_f32s(scaled, w));
         }
     }
+}
+
+/// Replaces every row by `e^(x - max) / Σ e^(x - max)`. A row of nothing but -∞, and one with NaN or +∞, becomes NaN.
+pub(crate) fn softmax_assign(x: RowsMut<'_, f32>) {
+    for_each_row(x, |_, x| dispatch(Softmax(x)));
+}
+
+struct Softmax<'a>(&'a mut [f32]);
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let low = simd.splat_f32s(f32::NEG_INFINITY);
+        let (head, tail) = S::as_mut_simd_f32s(self.0);
+        let mut most = low;
+        for &v in head.iter() {
+            most = simd.max_f32s(v, most);
+        }
+        let largest = tail.iter().fold(simd.reduce_max_f32s(most), |m, &v| m.max(v));
+        let shift = simd.splat_f32s(largest);
+        let mut sums = simd.splat_f32s(0.0);
+        for v in head.iter_mut() {
+            *v = exp(simd, simd.sub_f32s(*v, shift));
+            sums = simd.add_f32s(sums, *v);
+        }
+        let mut total = simd.reduce_sum_f32s(sums);
+        if !tail.is_empty() {
+            simd.partial_store_f32s(tail, exp(simd, simd.sub_f32s(simd.partial_load_f32s(tail), shift)));
+            for &v in tail.iter() {
+                total += v;
+            }
+        }
+        let factor = simd.splat_f32s(1.0 / total);
+        for v in head.iter_mut() {
+            *v = simd.mul_f32s(*v, factor);
+        }
+        for v in tail.iter_mut() {
+            *v /= total;
+        }
+    }
+}
+
+/// Rotates a head by halves: `(x1 cos - x2 sin, x2 cos + x1 sin)`, x1 and x2 being the first and the second half of
+/// `head`, `cos` and `sin` as long as a half.
+pub(crate) fn rotate_half(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    debug_assert_eq!((2 * cos.len(), cos.len()), (head.len(), sin.len()));
+    dispatch(RotateHalf { heads: head, cos, sin });
+}
+
+/// [`rotate_half`] of all heads of a row, which share their angles; a head is `2 · cos.len()` long.
+pub(crate) fn rotate_heads(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
+    dispatch(RotateHalf { heads, cos, sin });
+}
+
+struct RotateHalf<'a> {
+    heads: &'a mut [f32],
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl Kernel for RotateHalf<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let half = self.cos.len();
+        let ((cos, cos_tail), (sin, sin_tail)) = (S::as_simd_f32s(self.cos), S::as_simd_f32s(self.sin));
+        for head in self.heads.chunks_exact_mut((2 * half).max(1)) {
+            let (first, second) = head.split_at_mut(half);
+            let ((a, a_tail), (b, b_tail)) = (S::as_mut_simd_f32s(first), S::as_mut_simd_f32s(second));
+            for (((a, b), &cos), &sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                (*a, *b) = rotate(simd, *a, *b, cos, sin);
+            }
+            if !a_tail.is_empty() {
+                let (x1, x2) = (simd.partial_load_f32s(a_tail), simd.partial_load_f32s(b_tail));
+                let (cos, sin) = (simd.partial_load_f32s(cos_tail), simd.partial_load_f32s(sin_tail));
+                let (x1, x2) = rotate(simd, x1, x2, cos, sin);
+                simd.partial_store_f32s(a_tail, x1);
+                simd.partial_store_f32s(b_tail, x2);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn rotate<S: Lanes>(simd: S, x1: S::f32s, x2: S::f32s, cos: S::f32s, sin: S::f32s) -> (S::f32s, S::f32s) {
+    let minus = simd.neg_f32s(sin);
+    (simd.fma(x1, cos, simd.mul_f32s(x2, minus)), simd.fma(x2, cos, simd.mul_f32s(x1, sin)))
+}
+
+/// `Σ a[i] · b[i]`; slices of equal length.
+pub(crate) fn dot<W: Element>(a: &[f32], b: &[W]) -> f32 {
+    debug_assert_eq!(a.len(), b.len());
+    dispatch(Dot { a, b })
+}
+
+struct Dot<'a, W> {
+    a: &'a [f32],
+    b: &'a [W],
+}
+
+impl<W: Element> Kernel for Dot<'_, W> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> f32 {
+        dot_with(simd, self.a, self.b)
+    }
+}
+
+/// [`dot`] inside another kernel: four accumulators per lane.
+#[inline(always)]
+fn dot_with<S: Lanes, W: Element>(simd: S, a: &[f32], b: &[W]) -> f32 {
+    let ((a, a_tail), (b, b_tail)) = (S::as_simd_f32s(a), W::packed::<S>(b));
+    let ((a_fours, a_rest), (b_fours, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    for (a, b) in a_fours.iter().zip(b_fours) {
+        for i in 0..4 {
+            sums[i] = simd.fma(a[i], W::widen(simd, b[i]), sums[i]);
+        }
+    }
+    for (&a, &b) in a_rest.iter().zip(b_rest) {
+        sums[0] = simd.fma(a, W::widen(simd, b), sums[0]);
+    }
+    if !a_tail.is_empty() {
+        let b = W::widen(simd, W::partial(simd, b_tail));
+        sums[1] = simd.fma(simd.partial_load_f32s(a_tail), b, sums[1]);
+    }
+    let pairs = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
+    simd.reduce_sum_f32s(pairs)
 }

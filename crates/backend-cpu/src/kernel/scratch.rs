@@ -1,19 +1,24 @@
 //! Memory for intermediate values that lives as long as its thread.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 thread_local! {
-    static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `body` with `len` values of any content. The memory is kept for the thread's next call; a call within
-/// `body`, or another task that the thread takes up meanwhile, gets memory of its own.
+/// Bytes of a cache line; vectors that start on one never touch two.
+const LINE: usize = 64;
+
+/// Calls `body` with `len` values of any content, the first at the start of a cache line. The memory is kept for the
+/// thread's next call; a call within `body`, or another task that the thread takes up meanwhile, gets its own.
 pub(crate) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut spare = SPARE.take();
-    if spare.len() < len {
-        spare.resize(len, 0.0);
+    let mut spare = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let slack = LINE / size_of::<f32>();
+    if spare.len() < len + slack {
+        spare.resize(len + slack, 0.0);
     }
-    let result = body(spare.get_mut(..len).unwrap_or(&mut []));
-    SPARE.set(spare);
+    let start = spare.as_ptr().align_offset(LINE).min(slack);
+    let result = body(spare.get_mut(start..start + len).unwrap_or(&mut []));
+    SPARE.with_borrow_mut(|spares| spares.push(spare));
     result
 }

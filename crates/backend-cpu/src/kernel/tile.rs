@@ -5,28 +5,37 @@
 
 use super::element::Element;
 use super::lanes::Lanes;
-use super::rows::{ColumnTile, Rows, RowsMut};
+use super::rows::{ColumnTile, Rows};
 
 /// Rows of a block at most.
 const MAX_BLOCK: usize = 14;
 
 /// Where a product goes.
 pub(crate) trait Output {
-    /// Row `i`.
-    fn row(&mut self, i: usize) -> &mut [f32];
+    /// What there is of row `i` in panel `panel`, which is `width` columns wide: the last panel may have less.
+    fn part(&mut self, i: usize, panel: usize, width: usize) -> &mut [f32];
 }
 
 impl Output for ColumnTile<'_, f32> {
     #[inline(always)]
-    fn row(&mut self, i: usize) -> &mut [f32] {
-        self.rows.get_mut(i).map_or(&mut [], |row| row)
+    fn part(&mut self, i: usize, panel: usize, width: usize) -> &mut [f32] {
+        self.rows.get_mut(i).and_then(|row| row.get_mut(panel * width..)).unwrap_or(&mut [])
     }
 }
 
-impl Output for RowsMut<'_, f32> {
+/// An output that is itself packed: panels of `rows` rows.
+pub(crate) struct Panels<'a> {
+    /// `[panel][rows][width]`
+    pub(crate) data: &'a mut [f32],
+    /// Rows of each panel.
+    pub(crate) rows: usize,
+}
+
+impl Output for Panels<'_> {
     #[inline(always)]
-    fn row(&mut self, i: usize) -> &mut [f32] {
-        RowsMut::row(self, i)
+    fn part(&mut self, i: usize, panel: usize, width: usize) -> &mut [f32] {
+        let start = (panel * self.rows + i) * width;
+        self.data.get_mut(start..start + width).unwrap_or(&mut [])
     }
 }
 
@@ -64,6 +73,19 @@ impl Blocks {
                 to.zip(x.row(r)).for_each(|(t, &v)| *t = v);
             } else {
                 to.for_each(|t| *t = 0.0);
+            }
+        }
+    }
+
+    /// Packs the columns of `x` `[k, rows]` as rows, block after block.
+    pub(crate) fn pack_columns(self, x: Rows<'_, f32>, packed: &mut [f32]) {
+        let len = self.per_block * x.rows();
+        for (i, block) in packed.chunks_exact_mut(len.max(1)).enumerate().take(self.count()) {
+            let x = x.columns(i * self.per_block..(i + 1) * self.per_block);
+            for (k, to) in block.chunks_exact_mut(self.per_block).enumerate() {
+                let (values, padding) = to.split_at_mut(x.cols());
+                values.copy_from_slice(x.row(k));
+                padding.fill(0.0);
             }
         }
     }
@@ -167,15 +189,14 @@ fn blocked<S: Lanes, const R: usize>(
     out: &mut impl Output,
     accumulate: bool,
 ) {
+    let width = panel_width::<S>();
     for (i, block) in x.chunks_exact((R * k).max(1)).enumerate() {
         let (block, _) = block.as_chunks::<R>();
-        for (j, panel) in w.chunks_exact((panel_width::<S>() * k).max(1)).enumerate() {
+        for (j, panel) in w.chunks_exact((width * k).max(1)).enumerate() {
             let (panel, _) = S::as_simd_f32s(panel);
             let sums = block_times_panel::<S, R>(simd, block, panel.as_chunks::<2>().0);
             for (r, sums) in sums.iter().enumerate().take(rows.saturating_sub(i * R)) {
-                let row = out.row(i * R + r);
-                let row = row.get_mut(j * panel_width::<S>()..).unwrap_or(&mut []);
-                store(simd, row, sums, accumulate);
+                store(simd, out.part(i * R + r, j, width), sums, accumulate);
             }
         }
     }
@@ -201,8 +222,11 @@ fn block_times_panel<S: Lanes, const R: usize>(
 /// Writes two vectors, or as much of them as `row` holds.
 #[inline(always)]
 fn store<S: Lanes>(simd: S, row: &mut [f32], sums: &[S::f32s; 2], accumulate: bool) {
-    let lanes = S::F32_LANES;
-    for (part, &sum) in row.chunks_mut(lanes).zip(sums) {
+    let (whole, part) = S::as_mut_simd_f32s(row);
+    for (to, &sum) in whole.iter_mut().zip(sums) {
+        *to = if accumulate { simd.add_f32s(*to, sum) } else { sum };
+    }
+    if let Some(&sum) = sums.get(whole.len()) {
         let sum = if accumulate { simd.add_f32s(simd.partial_load_f32s(part), sum) } else { sum };
         simd.partial_store_f32s(part, sum);
     }

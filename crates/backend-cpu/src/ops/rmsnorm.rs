@@ -2,15 +2,14 @@ use backend_api::Result;
 use backend_api::ops::RmsNorm;
 
 use crate::CpuTensor;
-use crate::kernel::rowwise;
-use crate::tensor::{Widened, in_place};
+use crate::kernel::rowwise::rmsnorm_assign;
+use crate::tensor::{floats, in_place, with_floats};
 
 pub(crate) fn rmsnorm(op: RmsNorm<'_, CpuTensor>) -> Result<()> {
     let RmsNorm { io, weight, eps } = op;
-    let weight = Widened::new(weight)?;
-    let weight = weight.rows()?.row(0);
+    let weight = floats(weight)?;
     in_place(io, |rows| {
-        rowwise::rmsnorm(rows, weight, eps);
+        with_floats!(weight, weight => rmsnorm_assign(rows, weight.row(0), eps));
         Ok(())
     })
 }

@@ -208,3 +208,51 @@ fn take_complete(bytes: &mut Vec<u8>) -> String {
     bytes.drain(..done.min(bytes.len()));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_byte_alphabet_is_the_library_s() {
+        let alphabet = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
+        let mut bytes: Vec<_> = alphabet.iter().filter_map(|&c| level_byte(c)).collect();
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        let written =
+            [('Ā', 0), ('Ġ', b' '), ('ġ', 0x7f), ('ł', 0xa0), ('Ń', 0xad), ('é', 0xe9), ('!', b'!')];
+        for (c, byte) in written {
+            assert_eq!(level_byte(c), Some(byte), "{c}");
+        }
+        assert!(
+            (0..0x1000)
+                .filter_map(char::from_u32)
+                .filter(|&c| level_byte(c).is_some())
+                .all(|c| alphabet.contains(&c))
+        );
+    }
+
+    #[test]
+    fn only_two_digits_make_a_byte() {
+        assert_eq!(fallback_byte("<0xE2>"), Some(0xe2));
+        for token in ["<0x>", "<0xE>", "<0xE2A>", "<0xZZ>", "0xE2", "<0xé>", "<0x+1>x"] {
+            assert_eq!(fallback_byte(token), None, "{token}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_does_not_grow() {
+        let json = br#"{"version":"1.0","added_tokens":[],"decoder":{"type":"Sequence","decoders":[
+            {"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]},
+            "model":{"type":"BPE","byte_fallback":true,"merges":[],
+            "vocab":{"a":0," ":1,"<0xE4>":2,"<0xBD>":3,"<0xA0>":4,"<0xEF>":5,"<0xBF>":6,"<0xFF>":7,"":8}}}"#;
+        let mut stream = TextStream::new(&Tokenizer::from_bytes(json).unwrap());
+        for i in 0..20_000u64 {
+            let ids = backend_api::random::philox(5, i);
+            // Stretches of one token each, then of random ones.
+            let id = if i < 9_000 { (i / 1_000) as u32 } else { ids[0] % 9 };
+            stream.push(id).unwrap();
+            assert!(stream.window.len() <= 8 && stream.partial.len() <= 3, "{i}: {stream:?}");
+        }
+    }
+}

@@ -108,3 +108,28 @@ fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> io::Result
 fn read_exact_at(_: &File, _: &mut [u8], _: u64) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no positioned reads; load from bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn static_bytes_are_not_copied() {
+        static BYTES: [u8; 4] = [1, 2, 3, 4];
+        let source = Source::memory("static", Cow::from(&BYTES[..]));
+        assert!(matches!(&source.bytes, Bytes::Memory(kept) if std::ptr::eq(&**kept, &BYTES[..])));
+    }
+
+    #[test]
+    fn reads_end_where_the_bytes_end() {
+        let source = Source::memory("m", vec![1, 2, 3].into());
+        let mut out = [0; 2];
+        source.read_at("x", 1, &mut out).unwrap();
+        assert_eq!(out, [2, 3]);
+        for offset in [2, 3, 4, u64::MAX] {
+            let error = source.read_at("tensor `x`", offset, &mut out).err().unwrap();
+            assert!(matches!(&error, Error::Format { offset: Some(o), .. } if *o == offset), "{error}");
+            assert!(error.to_string().contains("tensor `x`"), "{error}");
+        }
+    }
+}

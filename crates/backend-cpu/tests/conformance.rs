@@ -1,0 +1,5 @@
+//! The suite that every backend must pass.
+
+use backend_cpu::CpuBackend;
+
+conformance::suite!(CpuBackend::new());
