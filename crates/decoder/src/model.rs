@@ -111,7 +111,7 @@ impl<B: KernelBackend> Model<B> {
             return Err(Error::format(folder, "is not a folder; give a Hugging Face model folder"));
         }
         let config = Config::from_folder(folder)?;
-        let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+        let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
         Self::from_weights(backend, config, tokenizer, &Weights::open(folder)?, options)
     }
 
