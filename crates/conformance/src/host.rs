@@ -17,11 +17,7 @@ pub struct Host {
 
 impl Host {
     /// Rounds the elements that `value(row, col)` gives.
-    pub fn from_fn(
-        (rows, cols): (usize, usize),
-        dtype: DType,
-        value: impl Fn(usize, usize) -> f64,
-    ) -> Self {
+    pub fn from_fn((rows, cols): (usize, usize), dtype: DType, value: impl Fn(usize, usize) -> f64) -> Self {
         let element = |i: usize| round(dtype, value(i / cols, i % cols));
         Self { dtype, rows, cols, data: (0..rows * cols).map(element).collect() }
     }
@@ -51,11 +47,6 @@ impl Host {
     /// An element.
     pub fn at(&self, row: usize, col: usize) -> f64 {
         self.data[row * self.cols + col]
-    }
-
-    /// The same numbers rounded to another type.
-    pub fn cast(&self, dtype: DType) -> Self {
-        Self { dtype, data: self.data.iter().map(|v| round(dtype, *v)).collect(), ..*self }
     }
 
     /// The elements as a backend stores them.

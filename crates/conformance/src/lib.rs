@@ -2,8 +2,8 @@
 //!
 //! [`ops`] has one file per operation: an f64 reference, the cases, and `run`, which holds a backend to them.
 //! [`contract`] holds it to what is promised beyond the operations: memory, copies, counters, steps, threads.
-//! [`tolerance`] is the only place with bounds. [`suite!`](crate::suite) makes a backend's tests of all of it, [`decoder`] is the reference
-//! of a whole model, and [`toy`] the simplest backend that passes.
+//! [`tolerance`] is the only place with bounds. [`suite!`](crate::suite) makes a backend's tests of all of it,
+//! [`decoder`] is the reference of a whole model, and [`toy`] the simplest backend that passes.
 
 mod case;
 pub mod contract;

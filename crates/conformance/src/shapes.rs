@@ -32,8 +32,8 @@ pub(crate) const FULL: &[(usize, usize)] = &[
 ];
 
 /// Heads (n_heads, n_kv_heads, head_dim) of attention layers: for every type and mixture.
-pub(crate) const QUICK_HEADS: &[(usize, usize, usize)] = &[(2, 1, 40), (4, 4, 16), (7, 1, 64)];
+pub(crate) const QUICK_HEADS: &[(usize, usize, usize)] = &[(2, 1, 40), (4, 2, 16), (7, 1, 64)];
 
 /// The rest of the grid.
 pub(crate) const FULL_HEADS: &[(usize, usize, usize)] =
-    &[(1, 1, 64), (4, 1, 80), (4, 2, 96), (8, 2, 128), (2, 2, 256), (3, 3, 2), (4, 2, 6)];
+    &[(1, 1, 64), (4, 4, 16), (4, 1, 80), (4, 2, 96), (8, 2, 128), (2, 2, 256), (3, 3, 2), (4, 2, 6)];

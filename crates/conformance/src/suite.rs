@@ -1,11 +1,11 @@
 //! The tests of a backend.
 
-/// Tests that hold a backend to [`ops`](crate::ops) and [`contract`](crate::contract): one `#[test]` per operation, named after it, one per part of the
-/// contract, and `huge_…` for tensors of more than 2^31 elements, which are always ignored. The expression makes a
-/// backend and is evaluated in each test.
+/// Tests that hold a backend to [`ops`](crate::ops) and [`contract`](crate::contract): one `#[test]` per
+/// operation, named after it, one per part of the contract. The expression makes a backend and is evaluated in
+/// each test; where two backends are needed, twice.
 ///
-/// `suite!(backend)` runs [`Group::Full`](crate::Group::Full); `suite!(backend, ignore = "needs an NVIDIA GPU")` marks every test so;
-/// `suite!(backend, group = Quick)` runs another group.
+/// `suite!(backend)` runs [`Group::Full`](crate::Group::Full); `suite!(backend, ignore = "needs an NVIDIA
+/// GPU")` marks every test so; `suite!(backend, group = Quick)` runs another group.
 #[macro_export]
 macro_rules! suite {
     ($backend:expr) => { $crate::suite!(@all [] $backend, Full); };
@@ -22,10 +22,6 @@ macro_rules! suite {
             copies_round_trip zero_sizes ranges_are_checked random_fills counters_move memory_comes_back
             foreign_tensors_are_refused bandwidth_is_measured steps_equal_eager errors_in_steps
             threads_give_the_serial_bits runs_are_repeatable);
-        $crate::suite!(@huge $backend; add huge_add);
-        $crate::suite!(@huge $backend; append_rows huge_append_rows);
-        $crate::suite!(@huge $backend; embed huge_embed);
-        $crate::suite!(@huge $backend; silu huge_silu);
     };
     (@each $kind:ident $attributes:tt $backend:expr, $group:ident; $($name:ident)*) => {
         $($crate::suite!(@$kind $attributes $backend, $group, $name);)*
@@ -46,7 +42,19 @@ macro_rules! suite {
             assert!(made.is_ok(), "{made:?}");
         }
     };
-    (@huge $backend:expr; $op:ident $name:ident) => {
+}
+
+/// Tests with tensors of more than 2^31 elements (up to 8 GiB at a time, one test after the other), named
+/// `huge_…` and always ignored.
+#[macro_export]
+macro_rules! huge_suite {
+    ($backend:expr) => {
+        $crate::huge_suite!(@each $backend; add huge_add, append_rows huge_append_rows, embed huge_embed, silu huge_silu);
+    };
+    (@each $backend:expr; $($op:ident $name:ident),*) => {
+        $($crate::huge_suite!(@one $backend; $op $name);)*
+    };
+    (@one $backend:expr; $op:ident $name:ident) => {
         #[test]
         #[ignore = "needs gigabytes of device memory"]
         fn $name() {

@@ -1,16 +1,18 @@
 //! How far a result may be from the reference: the only place with bounds.
 //!
-//! A reference gives each element a [`Want`]: its value in f64 on the inputs as stored, and `error`, a bound on what f32
-//! arithmetic and permitted intermediate roundings can add. An output is accepted if both hold:
+//! A reference gives each element a [`Want`]: its value in f64 on the inputs as stored, and `error`, a bound on
+//! what f32 arithmetic and permitted intermediate roundings can add. An output is accepted if both hold:
 //!
-//! 1. Component-wise: it lies between the roundings of `value − error` and `value + error` to the output's type. This is the bound
-//!    `|y − ŷ| ≤ error + u_out·(|y| + error) + half the smallest subnormal`, without loss where a result overflows or is
-//!    exact. The last rounding must therefore be to nearest; only the arithmetic before it has slack.
-//! 2. Normwise: the normalised mean square error of the case stays under [`nmse_bound`]. The component-wise bound of a sum of K terms
-//!    grows with K and with what cancels, so that it alone would let a half-precision accumulator pass.
+//! 1. Component-wise: it lies between the roundings of `value − error` and `value + error` to the output's
+//!    type. This is the bound `|y − ŷ| ≤ error + u_out·(|y| + error) + half the smallest subnormal`, without
+//!    loss where a result overflows or is exact. The last rounding must therefore be to nearest; only the
+//!    arithmetic before it has slack.
+//! 2. Normwise: the normalised mean square error of the case stays under [`nmse_bound`]. The component-wise
+//!    bound of a sum of K terms grows with K and with what cancels, so that it alone would let a half-precision
+//!    accumulator pass.
 //!
-//! The unit roundoff of f32 is u = 2^-24, and γ_n = n·u / (1 − n·u) bounds a sum of n rounded terms in any order (Higham,
-//! Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+//! The unit roundoff of f32 is u = 2^-24, and γ_n = n·u / (1 − n·u) bounds a sum of n rounded terms in any
+//! order (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
 
 use backend_api::DType;
 
@@ -19,8 +21,8 @@ use crate::host::{round, smallest};
 /// Unit roundoff of f32.
 pub const U: f64 = DType::F32.unit_roundoff();
 
-/// What error bounds are multiplied by. 2 covers adders that cut instead of rounding, as those of tensor cores do: their
-/// unit roundoff is 2u. A missing term, a wrong index or a half-precision accumulator costs far more.
+/// What error bounds are multiplied by. 2 covers adders that cut instead of rounding, as those of tensor cores
+/// do: their unit roundoff is 2u. A missing term, a wrong index or a half-precision accumulator costs far more.
 pub const SLACK: f64 = 2.0;
 
 /// Results below this may be flushed to zero where the type is as wide in exponent as f32.
@@ -35,8 +37,8 @@ pub fn gamma(n: usize) -> f64 {
     nu / (1.0 - nu).max(0.5)
 }
 
-/// Relative error of `exp(x)` in f32: 4u for the fastest instruction of a GPU (2^-22), and |x|·u because its argument is
-/// rounded.
+/// Relative error of `exp(x)` in f32: 4u for the fastest instruction of a GPU (2^-22), and |x|·u because its
+/// argument is rounded.
 pub fn exp(x: f64) -> f64 {
     (4.0 + x.abs()) * U
 }
@@ -108,13 +110,12 @@ pub enum Judge {
 
 /// The largest normalised mean square error of an output of type `dtype`.
 ///
-/// Rounding to nearest errs by at most u_out·|y|, so 4/3·u_out² leaves room for the arithmetic: 2.0e-5 for bf16, 3.2e-7
-/// for f16, and what f32 arithmetic adds: 1e-12 for elementwise functions, 1e-10 for sums, whose error grows with their
-/// length. A fused operation may round three times more on the way; rounding errs by u²/6 in the mean, and inner errors average out
-/// in the sums, so twice the bound covers it.
+/// Rounding to nearest errs by at most u_out·|y|, so 4/3·u_out² leaves room for the arithmetic: 2.0e-5 for
+/// bf16, 3.2e-7 for f16, and what f32 arithmetic adds: 1e-12 for elementwise functions, 1e-10 for sums, whose
+/// error grows with their length. A fused operation may round three times more on the way; rounding errs by
+/// u²/6 in the mean, and inner errors average out in the sums, so twice the bound covers it.
 pub fn nmse_bound(dtype: DType, judge: Judge) -> f64 {
-    let of_rounding =
-        |t: DType| if t == DType::F32 { 0.0 } else { t.unit_roundoff().powi(2) * 4.0 / 3.0 };
+    let of_rounding = |t: DType| if t == DType::F32 { 0.0 } else { t.unit_roundoff().powi(2) * 4.0 / 3.0 };
     let out = of_rounding(dtype);
     match judge {
         Judge::Bits => 0.0,
@@ -170,8 +171,7 @@ mod tests {
 
     #[test]
     fn rounding_to_nearest_passes_and_cutting_fails_the_nmse() {
-        let values: Vec<Want> =
-            (0..4096).map(|i| Want::relative(1.0 + f64::from(i) / 4099.0, U)).collect();
+        let values: Vec<Want> = (0..4096).map(|i| Want::relative(1.0 + f64::from(i) / 4099.0, U)).collect();
         for dtype in [DType::F16, DType::BF16] {
             let step = 2.0 * dtype.unit_roundoff();
             let nearest: Vec<f64> = values.iter().map(|w| round(dtype, w.value)).collect();

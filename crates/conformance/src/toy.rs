@@ -64,7 +64,7 @@ impl Default for ToyBackend {
 }
 
 /// A window's elements in row-major order.
-fn load(m: &Mat<'_, ToyTensor>) -> Vec<f64> {
+pub fn load(m: &Mat<'_, ToyTensor>) -> Vec<f64> {
     let (window, size) = (m.window(), m.tensor().dtype.block_bytes());
     let row = |r: usize| {
         let start = (window.offset + r * window.stride) * size;
@@ -73,8 +73,8 @@ fn load(m: &Mat<'_, ToyTensor>) -> Vec<f64> {
     (0..window.rows).flat_map(row).collect()
 }
 
-/// Overwrites a window.
-fn store(m: MatMut<'_, ToyTensor>, values: &[f64]) {
+/// Overwrites a window, rounding to its type.
+pub fn store(m: MatMut<'_, ToyTensor>, values: &[f64]) {
     let (window, tensor) = (m.window(), m.into_tensor());
     let size = tensor.dtype.block_bytes();
     for (row, values) in values.chunks(window.cols.max(1)).enumerate() {
@@ -168,7 +168,10 @@ impl KernelBackend for ToyBackend {
     }
 
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<ToyTensor> {
-        let bytes = vec![0xff; tensor_bytes(shape, dtype)?];
+        let (mut bytes, size) = (Vec::new(), tensor_bytes(shape, dtype)?);
+        let full = |_| Error::OutOfMemory { requested: size as u64, free: 0 };
+        bytes.try_reserve_exact(size).map_err(full)?;
+        bytes.resize(size, 0xff);
         let in_use = self.in_use.fetch_add(bytes.len() as u64, Relaxed) + bytes.len() as u64;
         self.high_water.fetch_max(in_use, Relaxed);
         self.allocations.fetch_add(1, Relaxed);

@@ -3,3 +3,9 @@
 use conformance::toy::ToyBackend;
 
 conformance::suite!(ToyBackend::new(), group = Quick);
+
+mod ignored {
+    use super::ToyBackend;
+
+    conformance::suite!(ToyBackend::new(), ignore = "the same again, with a reason", group = Quick);
+}

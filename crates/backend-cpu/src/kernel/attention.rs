@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::element::Element;
 use super::decode::attend_one;
+use super::element::Element;
 use super::prefill::attend_many;
 use super::rows::{Rows, RowsMut};
 
@@ -28,50 +28,48 @@ impl Heads {
 /// Rows of queries from which the matrix products of [`attend_many`] pay.
 const MANY: usize = 4;
 
-/// The keys that a query at `position` sees: `max(0, position + 1 - window) ..= position`, within the cache.
+/// The keys that a query at `position` sees: `max(0, position + 1 - window) ..= position`; a position beyond the cache counts
+/// as its last.
 pub(crate) fn visible(position: u32, window: Option<usize>, capacity: usize) -> std::ops::Range<usize> {
-    let end = (position as usize).saturating_add(1);
-    end.saturating_sub(window.unwrap_or(end)).min(capacity)..end.min(capacity)
+    let end = (position as usize).saturating_add(1).min(capacity);
+    end.saturating_sub(window.unwrap_or(end))..end
 }
 
-/// Attention of `q` `[rows, n_heads · head_dim]` over the caches `k` and `v` `[capacity, n_kv_heads · head_dim]`.
+/// Everything an attention reads.
+pub(crate) struct Inputs<'a, K> {
+    /// Queries `[rows, n_heads · head_dim]`.
+    pub(crate) q: Rows<'a, f32>,
+    /// Cached keys `[capacity, n_kv_heads · head_dim]`.
+    pub(crate) k: Rows<'a, K>,
+    /// Cached values, as many as keys.
+    pub(crate) v: Rows<'a, K>,
+    /// The heads.
+    pub(crate) heads: Heads,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
+    /// The number of keys that a query sees at most.
+    pub(crate) window: Option<usize>,
+    /// The position of each row of queries.
+    pub(crate) positions: &'a [u32],
+}
+
+/// Writes the attention of each row of queries to `out` `[rows, n_heads · head_dim]`.
 ///
 /// Row `i` sees the keys [`visible`] from `positions[i]`, and no other row of the caches has an influence, whatever it
 /// holds. A row that sees no key becomes NaN. Softmax and sums are `f32`.
-pub(crate) fn attention<K: Element>(
-    q: Rows<'_, f32>,
-    k: Rows<'_, K>,
-    v: Rows<'_, K>,
-    heads: Heads,
-    scale: f32,
-    window: Option<usize>,
-    positions: &[u32],
-    out: RowsMut<'_, f32>,
-) {
-    debug_assert_eq!((q.rows(), q.rows()), (positions.len(), out.rows()));
-    debug_assert_eq!(k.cols(), heads.n_kv_heads * heads.head_dim);
-    let inputs = Inputs { q, k, v, heads, scale, window, positions };
+pub(crate) fn attention<K: Element>(inputs: Inputs<'_, K>, out: RowsMut<'_, f32>) {
+    debug_assert_eq!((inputs.q.rows(), inputs.q.rows()), (inputs.positions.len(), out.rows()));
+    debug_assert_eq!(inputs.k.cols(), inputs.heads.n_kv_heads * inputs.heads.head_dim);
     if out.rows() == 0 || out.cols() == 0 {
         return;
     }
-    if q.rows() < MANY {
+    if out.rows() < MANY {
         for (i, row) in out.into_rows().enumerate() {
             attend_one(inputs.query(i), row);
         }
     } else {
         attend_many(inputs, out);
     }
-}
-
-/// Everything an attention reads.
-pub(crate) struct Inputs<'a, K> {
-    pub(crate) q: Rows<'a, f32>,
-    pub(crate) k: Rows<'a, K>,
-    pub(crate) v: Rows<'a, K>,
-    pub(crate) heads: Heads,
-    pub(crate) scale: f32,
-    pub(crate) window: Option<usize>,
-    pub(crate) positions: &'a [u32],
 }
 
 impl<K> Clone for Inputs<'_, K> {

@@ -132,7 +132,7 @@ fn few_scores<S: Lanes, K: Element, const N: usize, const G: usize>(
             }
         }
     }
-    if head_dim % S::F32_LANES != 0 {
+    if !head_dim.is_multiple_of(S::F32_LANES) {
         for n in 0..N {
             let k = K::widen(simd, K::partial(simd, tails[n]));
             for g in 0..G {
@@ -270,8 +270,8 @@ fn few_values<S: Lanes, K: Element, const N: usize, const G: usize>(
     let mut factors = [[simd.splat_f32s(0.0); G]; N];
     for n in 0..N {
         (heads[n], tails[n]) = K::packed::<S>(values[n]);
-        for g in 0..G {
-            factors[n][g] = simd.splat_f32s(weights.get(g * CHUNK + n).copied().unwrap_or(0.0));
+        for (g, factor) in factors[n].iter_mut().enumerate() {
+            *factor = simd.splat_f32s(weights.get(g * CHUNK + n).copied().unwrap_or(0.0));
         }
     }
     let mut targets = [const { None }; G];
@@ -321,7 +321,7 @@ impl Kernel for Merge<'_> {
         let mut total = 0.0;
         out.fill(0.0);
         for chunk in partials.chunks_exact(chunk_len) {
-            let factor: f32 = bytemuck_first(simd, exp(simd, simd.splat_f32s(chunk[head] + shift)));
+            let factor: f32 = first_lane(simd, exp(simd, simd.splat_f32s(chunk[head] + shift)));
             total += factor * chunk[n_heads + head];
             let start = 2 * n_heads + head * out.len();
             for (o, &v) in out.iter_mut().zip(&chunk[start..]) {
@@ -336,7 +336,7 @@ impl Kernel for Merge<'_> {
 
 /// The first lane.
 #[inline(always)]
-fn bytemuck_first<S: Lanes>(simd: S, vector: S::f32s) -> f32 {
+fn first_lane<S: Lanes>(simd: S, vector: S::f32s) -> f32 {
     let mut lane = [0.0];
     simd.partial_store_f32s(&mut lane, vector);
     lane[0]

@@ -20,13 +20,23 @@ const PACKED: usize = 1 << 20;
 /// `out[m, n] = Σ_k x[m, k] · w[n, k]`, added to `out` when `accumulate`; x `[m, k]`, w `[n, k]`, out `[m, n]`.
 ///
 /// Sums run in ascending `k`, in pieces of 512, in `f32`.
-pub(crate) fn matmul_many<W: Element>(x: Rows<'_, f32>, w: Rows<'_, W>, out: RowsMut<'_, f32>, accumulate: bool) {
+pub(crate) fn matmul_many<W: Element>(
+    x: Rows<'_, f32>,
+    w: Rows<'_, W>,
+    out: RowsMut<'_, f32>,
+    accumulate: bool,
+) {
     debug_assert_eq!((x.rows(), w.rows(), x.cols()), (out.rows(), out.cols(), w.cols()));
     product(x, w, Layout::Transposed, out, accumulate);
 }
 
 /// `out[m, n] = Σ_k x[m, k] · w[k, n]`, added to `out` when `accumulate`; x `[m, k]`, w `[k, n]`, out `[m, n]`.
-pub(crate) fn matmul_plain<W: Element>(x: Rows<'_, f32>, w: Rows<'_, W>, out: RowsMut<'_, f32>, accumulate: bool) {
+pub(crate) fn matmul_plain<W: Element>(
+    x: Rows<'_, f32>,
+    w: Rows<'_, W>,
+    out: RowsMut<'_, f32>,
+    accumulate: bool,
+) {
     debug_assert_eq!((x.rows(), w.cols(), x.cols()), (out.rows(), out.cols(), w.rows()));
     product(x, w, Layout::Plain, out, accumulate);
 }
@@ -48,7 +58,13 @@ enum Layout {
     Plain,
 }
 
-fn product<W: Element>(x: Rows<'_, f32>, w: Rows<'_, W>, layout: Layout, mut out: RowsMut<'_, f32>, accumulate: bool) {
+fn product<W: Element>(
+    x: Rows<'_, f32>,
+    w: Rows<'_, W>,
+    layout: Layout,
+    mut out: RowsMut<'_, f32>,
+    accumulate: bool,
+) {
     let (m, n, k) = (x.rows(), out.cols(), x.cols());
     if m == 0 || n == 0 {
         return;
@@ -67,7 +83,8 @@ fn product<W: Element>(x: Rows<'_, f32>, w: Rows<'_, W>, layout: Layout, mut out
             let x = x.columns(from..from + depth);
             let packed = packed.get_mut(..blocks.len(x.cols())).unwrap_or(&mut []);
             pack_pieces(blocks, x, packed);
-            let job = Job { blocks, x: packed, w, layout, from, k: x.cols(), accumulate: accumulate || from > 0 };
+            let job =
+                Job { blocks, x: packed, w, layout, from, k: x.cols(), accumulate: accumulate || from > 0 };
             let tiles = out.reborrow().into_column_tiles(width);
             tiles.into_par_iter().with_max_len(1).for_each(|tile| {
                 with_scratch(width * DEPTH.min(x.cols()), |packed| dispatch(Task { job, packed, tile }));
@@ -82,7 +99,11 @@ fn pack_pieces(blocks: Blocks, x: Rows<'_, f32>, packed: &mut [f32]) {
     packed.chunks_mut(piece_len.max(1)).enumerate().for_each(|(p, piece)| {
         let x = x.columns(p * DEPTH..(p + 1) * DEPTH);
         let block_len = (piece.len() / blocks.count()).max(1);
-        piece.par_chunks_mut(block_len).enumerate().with_min_len(4).for_each(|(i, block)| blocks.pack(x, i, block));
+        piece
+            .par_chunks_mut(block_len)
+            .enumerate()
+            .with_min_len(4)
+            .for_each(|(i, block)| blocks.pack(x, i, block));
     });
 }
 

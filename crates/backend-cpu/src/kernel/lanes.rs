@@ -309,9 +309,19 @@ impl Level {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// The level that [`dispatch`] takes on this thread instead of the best one.
+    pub(crate) static FORCED: std::cell::Cell<Option<Level>> = const { std::cell::Cell::new(None) };
+}
+
 /// Runs `kernel` with the widest vectors of this machine.
 #[inline]
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(test)]
+    if let Some(level) = FORCED.get() {
+        return level.run(kernel);
+    }
     Level::best().run(kernel)
 }
 

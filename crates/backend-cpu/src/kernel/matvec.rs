@@ -16,7 +16,12 @@ const MIN_WEIGHTS_PER_TASK: usize = 1 << 15;
 ///
 /// Each output has one `f32` accumulator per vector lane, whatever the number of rows and threads. More than
 /// [`FEW`] rows work, but read the weights again from the cache for each [`FEW`] of them.
-pub(crate) fn matmul_few<W: Element>(x: Rows<'_, f32>, w: Rows<'_, W>, out: RowsMut<'_, f32>, accumulate: bool) {
+pub(crate) fn matmul_few<W: Element>(
+    x: Rows<'_, f32>,
+    w: Rows<'_, W>,
+    out: RowsMut<'_, f32>,
+    accumulate: bool,
+) {
     debug_assert_eq!((x.rows(), w.rows(), x.cols()), (out.rows(), out.cols(), w.cols()));
     if out.rows() == 0 || out.cols() == 0 {
         return;
@@ -164,7 +169,7 @@ fn dots<S: Lanes, W: Element, const R: usize, const N: usize>(
             }
         }
     }
-    if x[0].len() % S::F32_LANES != 0 {
+    if !x[0].len().is_multiple_of(S::F32_LANES) {
         add_tails(simd, x, w, &mut sums);
     }
     let mut out = [[0.0; N]; R];

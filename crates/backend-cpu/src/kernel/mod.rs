@@ -17,6 +17,6 @@ pub(crate) mod probe;
 pub(crate) mod rows;
 pub(crate) mod rowwise;
 pub(crate) mod scratch;
-pub(crate) mod tile;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tile;

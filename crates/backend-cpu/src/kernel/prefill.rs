@@ -47,7 +47,8 @@ pub(crate) fn attend_many<K: Element>(inputs: Inputs<'_, K>, out: RowsMut<'_, f3
         let width = dispatch(Width);
         let sizes = Sizes::new(count * group, heads.head_dim, width);
         let tile_mut = &mut tile;
-        let done = with_scratch(sizes.total(), |memory| dispatch(Task { inputs, sizes, memory, tile: tile_mut }));
+        let done =
+            with_scratch(sizes.total(), |memory| dispatch(Task { inputs, sizes, memory, tile: tile_mut }));
         if !done {
             for (i, row) in tile.rows.into_iter().enumerate() {
                 attend_one(inputs.query(i), row);
@@ -84,7 +85,15 @@ impl Sizes {
     fn parts(self) -> [usize; 7] {
         let Self { queries, head_dim } = self;
         let padded = (head_dim + 14) * (KEYS + 14);
-        [queries * head_dim, queries * KEYS, queries * head_dim, KEYS * head_dim, padded, 3 * queries, 2 * queries]
+        [
+            queries * head_dim,
+            queries * KEYS,
+            queries * head_dim,
+            KEYS * head_dim,
+            padded,
+            3 * queries,
+            2 * queries,
+        ]
     }
 
     fn total(self) -> usize {
@@ -174,7 +183,11 @@ fn pack_queries<S: Lanes, K: Element>(
     }
     let count = inputs.q.rows() * inputs.heads.group();
     if let Some(rows) = Rows::contiguous(&*memory, count, sizes.head_dim) {
-        pack_transposed(simd, rows, packed.get_mut(..panels_len::<S>(count, sizes.head_dim)).unwrap_or(&mut []));
+        pack_transposed(
+            simd,
+            rows,
+            packed.get_mut(..panels_len::<S>(count, sizes.head_dim)).unwrap_or(&mut []),
+        );
     }
 }
 
@@ -297,7 +310,13 @@ fn rescale<S: Lanes>(simd: S, sums: &mut [f32], factors: &[f32], head_dim: usize
 
 /// Divides by the sums of exponentials and puts every query's result into its row.
 #[inline(always)]
-fn write<S: Lanes>(tile: &mut ColumnTile<'_, f32>, group: usize, head_dim: usize, sums: &[f32], total: &[f32]) {
+fn write<S: Lanes>(
+    tile: &mut ColumnTile<'_, f32>,
+    group: usize,
+    head_dim: usize,
+    sums: &[f32],
+    total: &[f32],
+) {
     let width = panel_width::<S>();
     for (i, row) in tile.rows.iter_mut().enumerate() {
         for (j, to) in row.chunks_exact_mut(head_dim).enumerate() {

@@ -1,4 +1,4 @@
-//! Cases of [`Add`](backend_api::ops::Add).
+//! Cases of [`Add`].
 
 use backend_api::ops::Add;
 use backend_api::{DType, KernelBackend, Op};
@@ -56,5 +56,5 @@ fn check<B: KernelBackend>(
 ) -> Result<(), Failure> {
     let b = run.backend;
     let io = IoCase { x, out: types.out, others: &[y], want: &reference(x, y), judge: Judge::Elementwise };
-    io.run(run, case, |io, y| b.add_into(Add { io, y: y[0] }.check()?), Some(&|t| b.add(t[0], t[1])))
+    io.run(run, case, |io, y| b.add_into(Add { io, y: y[0] }.check()?), |t| b.add(t[0], t[1]))
 }

@@ -1,4 +1,4 @@
-//! Cases of [`AppendRows`](backend_api::ops::AppendRows).
+//! Cases of [`AppendRows`].
 
 use backend_api::ops::AppendRows;
 use backend_api::{At, DType, KernelBackend, Op};
@@ -11,15 +11,18 @@ use crate::report::Step;
 use crate::tolerance::{Judge, Want};
 use crate::{Failure, Group, Report};
 
-/// `dst` with the rows of `src` written at their positions. Of rows with equal positions, the one whose elements `got`
-/// holds is taken.
+/// `dst` with the rows of `src` written at their positions. Of rows with equal positions, the one whose
+/// elements `got` holds is taken.
 pub fn reference(src: &Host, dst: &Host, positions: &[u32], got: &[f64]) -> Vec<Want> {
     let mut want = dst.data.clone();
-    for row in 0..dst.rows {
+    let mut rows_of = vec![Vec::new(); dst.rows];
+    for (row, position) in positions.iter().enumerate() {
+        if let Some(rows) = rows_of.get_mut(*position as usize) {
+            rows.push(src.row(row).iter().map(|v| round(dst.dtype, *v)).collect::<Vec<_>>());
+        }
+    }
+    for (row, candidates) in rows_of.iter().enumerate() {
         let at = row * dst.cols..(row + 1) * dst.cols;
-        let stored = |r: usize| src.row(r).iter().map(|v| round(dst.dtype, *v)).collect::<Vec<_>>();
-        let candidates: Vec<_> =
-            (0..src.rows).filter(|r| positions[*r] as usize == row).map(stored).collect();
         let same = |c: &&Vec<f64>| got.get(at.clone()).is_some_and(|g| g == c.as_slice());
         if let Some(chosen) = candidates.iter().find(same).or(candidates.first()) {
             want[at].copy_from_slice(chosen);
@@ -39,7 +42,8 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         return Ok(run.report());
     }
     // Rows, columns, capacity.
-    let quick: &[(usize, usize, usize)] = &[(0, 5, 3), (1, 1, 1), (1, 33, 9), (5, 64, 8), (3, 0, 4), (4, 7, 0), (7, 257, 5)];
+    let quick: &[(usize, usize, usize)] =
+        &[(0, 5, 3), (1, 1, 1), (1, 33, 9), (5, 64, 8), (3, 0, 4), (4, 7, 0), (7, 257, 5)];
     let full = &[(1, 128, 4096), (33, 1025, 70), (130, 31, 131), (64, 255, 64), (2, 4099, 3)];
     let integers = Types { x: DType::U32, w: DType::U32, out: DType::U32 };
     let of_integers = quick.iter().filter(|_| group != Group::Huge).map(|shape| (integers, *shape));

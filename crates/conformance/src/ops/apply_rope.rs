@@ -1,4 +1,4 @@
-//! Cases of [`ApplyRope`](backend_api::ops::ApplyRope).
+//! Cases of [`ApplyRope`].
 
 use backend_api::ops::ApplyRope;
 use backend_api::{At, DType, KernelBackend, Op};
@@ -98,7 +98,7 @@ fn check<B: KernelBackend>(
                 let at = At { positions: t[2], first };
                 b.apply_rope_into(ApplyRope { io, cos: t[0], sin: t[1], at, head_dim }.check()?)
             },
-            Some(&|t| b.apply_rope(t[0], t[1], t[2], t[3], head_dim)),
+            |t| b.apply_rope(t[0], t[1], t[2], t[3], head_dim),
         )?;
     }
     Ok(())

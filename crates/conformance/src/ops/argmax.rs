@@ -1,4 +1,4 @@
-//! Cases of [`Argmax`](backend_api::ops::Argmax).
+//! Cases of [`Argmax`].
 
 use backend_api::ops::{Argmax, NO_ID};
 use backend_api::{DType, KernelBackend, Op};
@@ -51,10 +51,22 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
                 (3, 0) => nan,
                 (4, c) if c == last => inf,
                 (5, c) if c > 0 => inf,
-                (6, c) => if c % 2 == 0 { -0.0 } else { 0.0 },
+                (6, c) => {
+                    if c % 2 == 0 {
+                        -0.0
+                    } else {
+                        0.0
+                    }
+                }
                 (7, c) if c == last || c == last - 1 => 2.5,
                 (8, c) => -1.0 - c as f64,
-                (9, c) => if c == last { -1.0 } else { -inf },
+                (9, c) => {
+                    if c == last {
+                        -1.0
+                    } else {
+                        -inf
+                    }
+                }
                 (10, c) => [nan, inf][c % 2],
                 _ => 1.0,
             });
@@ -87,4 +99,21 @@ fn check<B: KernelBackend>(run: &mut Run<'_, B>, case: &Case, logits: &Host) -> 
         let id = b.argmax(&Slot::new(b, logits, Place::WHOLE)?.tensor)?;
         check_tensor(b, &id, (&[logits.rows], DType::U32), &want, Judge::Bits)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_follows_the_definition() {
+        let (inf, nan) = (f64::INFINITY, f64::NAN);
+        assert_eq!(row(&[1.0, 3.0, 2.0]), 1);
+        assert_eq!(row(&[3.0, 1.0, 3.0]), 0);
+        assert_eq!(row(&[-0.0, 0.0]), 0);
+        assert_eq!(row(&[-inf, -inf]), 0);
+        assert_eq!(row(&[0.0, inf, inf]), 1);
+        assert_eq!(row(&[0.0, 5.0, nan]), NO_ID);
+        assert_eq!(row(&[]), NO_ID);
+    }
 }

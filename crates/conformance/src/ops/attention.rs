@@ -1,4 +1,4 @@
-//! Cases of [`Attention`](backend_api::ops::Attention).
+//! Cases of [`Attention`].
 
 use backend_api::ops::Attention;
 use backend_api::{At, DType, Error, Heads, KernelBackend, Op};
@@ -51,8 +51,8 @@ pub fn reference(
     positions: &[u32],
 ) -> Vec<Want> {
     let mut want = Vec::with_capacity(q.data.len());
-    for row in 0..q.rows {
-        let seen = seen(positions[row] as usize, k.rows, window);
+    for (row, position) in positions.iter().enumerate() {
+        let seen = seen(*position as usize, k.rows, window);
         for i in 0..heads.n_heads {
             let kv = i / heads.group() * heads.head_dim;
             let of = |cache| seen.clone().map(|j| &Host::row(cache, j)[kv..kv + heads.head_dim]).collect();
@@ -90,7 +90,8 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         (17, 1000, 1030),
     ];
     for (types, span) in run.grid(quick, full) {
-        let windows: &[_] = if quick.contains(&span) { &[None, Some(1), Some(3), Some(5000)] } else { &[None, Some(3)] };
+        let windows: &[_] =
+            if quick.contains(&span) { &[None, Some(1), Some(3), Some(5000)] } else { &[None, Some(3)] };
         for heads in shapes::QUICK_HEADS {
             for window in windows {
                 check(&mut run, types, (heads_of(*heads), *window), span.2, &consecutive(span.1, span.0))?;

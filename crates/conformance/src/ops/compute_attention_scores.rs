@@ -1,4 +1,4 @@
-//! Cases of [`ComputeAttentionScores`](backend_api::ops::ComputeAttentionScores).
+//! Cases of [`ComputeAttentionScores`].
 
 use backend_api::ops::ComputeAttentionScores;
 use backend_api::{KernelBackend, Op};

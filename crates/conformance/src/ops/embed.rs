@@ -1,4 +1,4 @@
-//! Cases of [`Embed`](backend_api::ops::Embed).
+//! Cases of [`Embed`].
 
 use backend_api::ops::Embed;
 use backend_api::random::philox;

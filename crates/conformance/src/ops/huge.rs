@@ -1,15 +1,17 @@
 //! Tensors of more than 2^31 elements, made on the device and checked at places.
 
+use std::sync::Mutex;
+
 use backend_api::ops::{Add, AppendRows, Embed, Silu};
 use backend_api::random::uniform;
 use backend_api::{At, DType, Io, KernelBackend, Mat, MatMut, Op};
 
 use super::silu::silu as silu_of;
+use crate::Failure;
 use crate::case::{Case, Run, compare};
 use crate::host::{decode, round};
 use crate::report::Step;
 use crate::tolerance::{Judge, U, Want};
-use crate::Failure;
 
 const COLS: usize = 1024;
 /// With [`COLS`], 2^31 elements and three rows more.
@@ -24,6 +26,9 @@ fn places() -> [usize; 7] {
     let middle = 1usize << 31;
     [0, middle / 2 - 32, middle - SPAN, middle - 32, middle, middle + COLS, ROWS * COLS - SPAN]
 }
+
+/// One at a time: tests run in parallel, and each takes gigabytes.
+static MEMORY: Mutex<()> = Mutex::new(());
 
 fn filled<B: KernelBackend>(b: &B, seed: u64, scale: f32) -> Step<B::Tensor> {
     let mut tensor = b.alloc(&[ROWS, COLS], DTYPE)?;
@@ -52,6 +57,7 @@ fn case(name: &str) -> Case {
 
 pub(super) fn add<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
     run.case(&case("x += y"), "in place", |b| {
+        let _alone = MEMORY.lock();
         let (mut x, y) = (filled(b, SEED, 2.0)?, filled(b, SEED + 1, 2.0)?);
         b.add_into(Add { io: Io::InPlace(MatMut::new(&mut x)), y: Mat::new(&y) }.check()?)?;
         let sum = |i| element(SEED, i, 2.0) + element(SEED + 1, i, 2.0);
@@ -61,6 +67,7 @@ pub(super) fn add<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure>
 
 pub(super) fn silu<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
     run.case(&case("one row"), "in place", |b| {
+        let _alone = MEMORY.lock();
         let mut x = filled(b, SEED, 8.0)?;
         let row = MatMut::new(&mut x).reshaped(1, ROWS * COLS)?;
         b.silu_into(Silu { io: Io::InPlace(row) }.check()?)?;
@@ -70,14 +77,14 @@ pub(super) fn silu<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure
 
 pub(super) fn embed<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
     run.case(&case("from a table"), "into", |b| {
+        let _alone = MEMORY.lock();
         let table = filled(b, SEED, 2.0)?;
         let ids = [0, 1 << 20, (1 << 21) - 1, 1 << 21, ROWS as u32 - 1, ROWS as u32];
         let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_ne_bytes()).collect();
         let mut index = b.alloc(&[ids.len()], DType::U32)?;
         b.write(&mut index, 0, &bytes)?;
         let mut out = b.alloc(&[ids.len(), COLS], DTYPE)?;
-        let op =
-            Embed { table: Mat::new(&table), ids: Mat::vector(&index), out: MatMut::new(&mut out) };
+        let op = Embed { table: Mat::new(&table), ids: Mat::vector(&index), out: MatMut::new(&mut out) };
         b.embed_into(op.check()?)?;
         let want = |id: &u32| {
             let (row, inside) = (*id as usize, (*id as usize) < ROWS);
@@ -90,6 +97,7 @@ pub(super) fn embed<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failur
 
 pub(super) fn append_rows<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
     run.case(&case("into a cache"), "into", |b| {
+        let _alone = MEMORY.lock();
         let mut cache = filled(b, SEED, 2.0)?;
         let mut src = b.alloc(&[4, COLS], DTYPE)?;
         b.fill_random(&mut src, SEED + 1, 2.0)?;

@@ -1,4 +1,4 @@
-//! Cases of [`Matmul`](backend_api::ops::Matmul).
+//! Cases of [`Matmul`].
 
 use backend_api::ops::{Matmul, WeightLayout};
 use backend_api::{KernelBackend, Op};
@@ -35,7 +35,8 @@ pub fn reference(x: &Host, w: &Host, old: Option<&Host>) -> Vec<Want> {
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "matmul", group);
     // m, k, n.
-    let quick = [(0, 5, 3), (1, 1, 1), (1, 257, 33), (2, 0, 3), (3, 33, 0), (5, 31, 17), (9, 64, 40), (33, 129, 7)];
+    let quick =
+        [(0, 5, 3), (1, 1, 1), (1, 257, 33), (2, 0, 3), (3, 33, 0), (5, 31, 17), (9, 64, 40), (33, 129, 7)];
     let rows: &[usize] = if group == Group::Full { &[0, 1, 2, 3, 5, 8, 9, 17, 33, 64, 130] } else { &[] };
     let sides = [
         (1, 31),
@@ -55,7 +56,8 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         let case = Case::new(types, format_args!("{m} x {k} x {n}"));
         check(&mut run, &case, types, (m, k, n))?;
     }
-    let long: &[_] = if group == Group::Full { &[(1, 14_336, 5), (2, 32_003, 3), (1, 67, 32_003)] } else { &[] };
+    let long: &[_] =
+        if group == Group::Full { &[(1, 14_336, 5), (2, 32_003, 3), (1, 67, 32_003)] } else { &[] };
     for (types, shape) in run.required().iter().flat_map(|t| long.iter().map(move |s| (*t, *s))) {
         check(&mut run, &Case::new(types, format_args!("{shape:?}")), types, shape)?;
     }

@@ -1,4 +1,4 @@
-//! Cases of [`Mul`](backend_api::ops::Mul).
+//! Cases of [`Mul`].
 
 use backend_api::ops::Mul;
 use backend_api::{KernelBackend, Op};
@@ -44,5 +44,5 @@ fn check<B: KernelBackend>(
 ) -> Result<(), Failure> {
     let b = run.backend;
     let io = IoCase { x, out: types.out, others: &[y], want: &reference(x, y), judge: Judge::Elementwise };
-    io.run(run, case, |io, y| b.mul_into(Mul { io, y: y[0] }.check()?), Some(&|t| b.mul(t[0], t[1])))
+    io.run(run, case, |io, y| b.mul_into(Mul { io, y: y[0] }.check()?), |t| b.mul(t[0], t[1]))
 }

@@ -1,4 +1,4 @@
-//! Cases of [`NormSwiglu`](backend_api::ops::NormSwiglu).
+//! Cases of [`NormSwiglu`].
 
 use backend_api::ops::NormSwiglu;
 use backend_api::{DType, KernelBackend, Op};
@@ -10,7 +10,13 @@ use crate::tolerance::{Judge, U, Want};
 use crate::{Failure, Group, Report};
 
 /// A row of `rmsnorm(x)·wᵀ`, with the norm stored in `scratch` and the products in `out`.
-pub fn norm_product(x: &[f64], norm: &[f64], eps: f32, w: &Host, (scratch, out): (DType, DType)) -> Vec<Want> {
+pub fn norm_product(
+    x: &[f64],
+    norm: &[f64],
+    eps: f32,
+    w: &Host,
+    (scratch, out): (DType, DType),
+) -> Vec<Want> {
     let h: Vec<Want> = rmsnorm::row(x, norm, eps).into_iter().map(|h| h.stored(scratch)).collect();
     let (values, errors): (Vec<f64>, Vec<f64>) = h.iter().map(|h| (h.value, h.error)).unzip();
     let product = |w: &[f64]| {

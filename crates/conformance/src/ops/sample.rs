@@ -1,4 +1,4 @@
-//! Cases of [`Sample`](backend_api::ops::Sample).
+//! Cases of [`Sample`].
 
 use backend_api::ops::{NO_ID, Sample, SampleParams, weight};
 use backend_api::{DType, KernelBackend, Op};
@@ -69,7 +69,14 @@ fn parameters(group: Group) -> Vec<SampleParams> {
         SampleParams { top_p: 0.6, seed: 3, ..random },
         SampleParams { min_p: 0.4, seed: 4, ..random },
         SampleParams { repetition_penalty: 1.3, seed: u64::MAX, ..random },
-        SampleParams { repetition_penalty: 1.2, temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.05, seed: 6 },
+        SampleParams {
+            repetition_penalty: 1.2,
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.9,
+            min_p: 0.05,
+            seed: 6,
+        },
     ];
     if group == Group::Full {
         all.extend([
@@ -183,4 +190,56 @@ fn check<B: KernelBackend>(
         let id = b.sample(&logits.tensor, &mut history.tensor, &mut at.tensor, params)?;
         check_tensor(b, &id, (&[1], DType::U32), &exact(&[chosen]), Judge::Bits)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANDOM: SampleParams =
+        SampleParams { repetition_penalty: 1.0, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+
+    /// Ids chosen at any of 2000 positions.
+    fn support(logits: &[f64], context: &[u32], params: SampleParams) -> Vec<u32> {
+        let mut ids: Vec<u32> = (0..2000).map(|p| choose(logits, context, p, &params)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    #[test]
+    fn the_steps_keep_what_they_say() {
+        // Probabilities 0.5, 0.25, 0.125, 0.125.
+        let logits = [0.5f64, 0.25, 0.125, 0.125].map(f64::ln);
+        assert_eq!(support(&logits, &[], RANDOM), [0, 1, 2, 3]);
+        assert_eq!(support(&logits, &[], SampleParams { top_k: 3, ..RANDOM }), [0, 1, 2]);
+        assert_eq!(support(&logits, &[], SampleParams { top_p: 0.6, ..RANDOM }), [0, 1]);
+        assert_eq!(support(&logits, &[], SampleParams { top_p: 0.4, ..RANDOM }), [0]);
+        assert_eq!(support(&logits, &[], SampleParams { min_p: 0.3, ..RANDOM }), [0, 1]);
+        assert_eq!(support(&logits, &[], SampleParams { temperature: 0.0, ..RANDOM }), [0]);
+        let penalty = SampleParams { repetition_penalty: 100.0, temperature: 0.0, ..RANDOM };
+        assert_eq!(support(&logits, &[0, 0, 9], penalty), [1]);
+    }
+
+    #[test]
+    fn shares_are_the_probabilities() {
+        let logits = [0.5f64, 0.25, 0.125, 0.125].map(f64::ln);
+        let chosen = (0..8000).map(|p| choose(&logits, &[], p, &RANDOM));
+        let counts = chosen.fold([0; 4], |mut counts, id| {
+            counts[id as usize] += 1;
+            counts
+        });
+        for (count, share) in counts.iter().zip([4000, 2000, 1000, 1000]) {
+            assert!((share - 150..share + 150).contains(count), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn rows_without_a_choice_have_no_id() {
+        for params in [RANDOM, SampleParams::default()] {
+            for logits in [&[f64::NEG_INFINITY; 2][..], &[0.0, f64::NAN], &[0.0, f64::INFINITY], &[]] {
+                assert_eq!(choose(logits, &[], 0, &params), NO_ID, "{logits:?}");
+            }
+        }
+    }
 }

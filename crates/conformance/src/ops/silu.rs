@@ -1,4 +1,4 @@
-//! Cases of [`Silu`](backend_api::ops::Silu).
+//! Cases of [`Silu`].
 
 use backend_api::ops::Silu;
 use backend_api::{KernelBackend, Op};
@@ -45,13 +45,8 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
     Ok(run.report())
 }
 
-fn check<B: KernelBackend>(
-    run: &mut Run<'_, B>,
-    case: &Case,
-    types: Types,
-    x: &Host,
-) -> Result<(), Failure> {
+fn check<B: KernelBackend>(run: &mut Run<'_, B>, case: &Case, types: Types, x: &Host) -> Result<(), Failure> {
     let b = run.backend;
     let io = IoCase { x, out: types.out, others: &[], want: &reference(x), judge: Judge::Elementwise };
-    io.run(run, case, |io, _| b.silu_into(Silu { io }.check()?), Some(&|t| b.silu(t[0])))
+    io.run(run, case, |io, _| b.silu_into(Silu { io }.check()?), |t| b.silu(t[0]))
 }

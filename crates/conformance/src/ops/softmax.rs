@@ -1,4 +1,4 @@
-//! Cases of [`Softmax`](backend_api::ops::Softmax).
+//! Cases of [`Softmax`].
 
 use backend_api::ops::Softmax;
 use backend_api::{KernelBackend, Op};
@@ -78,13 +78,8 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
     Ok(run.report())
 }
 
-fn check<B: KernelBackend>(
-    run: &mut Run<'_, B>,
-    case: &Case,
-    types: Types,
-    x: &Host,
-) -> Result<(), Failure> {
+fn check<B: KernelBackend>(run: &mut Run<'_, B>, case: &Case, types: Types, x: &Host) -> Result<(), Failure> {
     let b = run.backend;
     let io = IoCase { x, out: types.out, others: &[], want: &reference(x), judge: Judge::Reduction };
-    io.run(run, case, |io, _| b.softmax_into(Softmax { io }.check()?), Some(&|t| b.softmax(t[0])))
+    io.run(run, case, |io, _| b.softmax_into(Softmax { io }.check()?), |t| b.softmax(t[0]))
 }

@@ -1,4 +1,4 @@
-//! Cases of [`WeightedSumRows`](backend_api::ops::WeightedSumRows).
+//! Cases of [`WeightedSumRows`].
 
 use backend_api::ops::WeightedSumRows;
 use backend_api::{KernelBackend, Op};

@@ -1,0 +1,5 @@
+//! Tensors of more than 2^31 elements: `cargo test --release -p backend-cpu --test huge -- --ignored`, with 8 GiB free.
+
+use backend_cpu::CpuBackend;
+
+conformance::huge_suite!(CpuBackend::new());

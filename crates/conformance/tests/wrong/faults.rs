@@ -1,0 +1,95 @@
+//! The mistakes, and which operation each must fail.
+
+use Fault as F;
+
+/// One mistake.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fault {
+    None,
+    AddLastElement,
+    AddBeyondTheWindow,
+    AppendKeepsRowsOutside,
+    AppendSkipsLastRow,
+    RopeSign,
+    RopeNeighbours,
+    RopeKeepsRowsOutside,
+    ArgmaxLastOfTies,
+    ArgmaxForgetsNan,
+    ArgmaxKeepsPosition,
+    ScoresUnscaled,
+    EmbedKeepsRowsOutside,
+    MatmulOverwrites,
+    MatmulSkipsLastTerm,
+    MatmulHalfAccumulator,
+    MatmulLayout,
+    MulAdds,
+    NormWithoutEps,
+    NormWithoutWeight,
+    SampleTopK,
+    SampleTopP,
+    SampleMinP,
+    SamplePenalty,
+    SampleSeed,
+    SampleKeepsHistory,
+    SiluApproximated,
+    SoftmaxWithoutMaximum,
+    SoftmaxZeroesEmptyRows,
+    SumSkipsLastRow,
+    SumCuts,
+    AttentionSeesNext,
+    AttentionWithoutWindow,
+    AttentionHeadsInterleaved,
+    FrontWithoutEps,
+    FrontAppendsUnturned,
+    FrontSwapsCaches,
+    SwigluSwapsHalves,
+    SwigluWritesScratchRow,
+}
+
+/// Every fault with the operation that must fail.
+pub(crate) const FAULTS: [(Fault, &str); 38] = [
+    (F::AddLastElement, "add"),
+    (F::AddBeyondTheWindow, "add"),
+    (F::AppendKeepsRowsOutside, "append_rows"),
+    (F::AppendSkipsLastRow, "append_rows"),
+    (F::RopeSign, "apply_rope"),
+    (F::RopeNeighbours, "apply_rope"),
+    (F::RopeKeepsRowsOutside, "apply_rope"),
+    (F::ArgmaxLastOfTies, "argmax"),
+    (F::ArgmaxForgetsNan, "argmax"),
+    (F::ArgmaxKeepsPosition, "argmax"),
+    (F::ScoresUnscaled, "compute_attention_scores"),
+    (F::EmbedKeepsRowsOutside, "embed"),
+    (F::MatmulOverwrites, "matmul"),
+    (F::MatmulSkipsLastTerm, "matmul"),
+    (F::MatmulHalfAccumulator, "matmul"),
+    (F::MatmulLayout, "matmul"),
+    (F::MulAdds, "mul"),
+    (F::NormWithoutEps, "rmsnorm"),
+    (F::NormWithoutWeight, "rmsnorm"),
+    (F::SampleTopK, "sample"),
+    (F::SampleTopP, "sample"),
+    (F::SampleMinP, "sample"),
+    (F::SamplePenalty, "sample"),
+    (F::SampleSeed, "sample"),
+    (F::SampleKeepsHistory, "sample"),
+    (F::SiluApproximated, "silu"),
+    (F::SoftmaxWithoutMaximum, "softmax"),
+    (F::SoftmaxZeroesEmptyRows, "softmax"),
+    (F::SumSkipsLastRow, "weighted_sum_rows"),
+    (F::SumCuts, "weighted_sum_rows"),
+    (F::AttentionSeesNext, "attention"),
+    (F::AttentionWithoutWindow, "attention"),
+    (F::AttentionHeadsInterleaved, "attention"),
+    (F::FrontWithoutEps, "norm_qkv_rope_append"),
+    (F::FrontAppendsUnturned, "norm_qkv_rope_append"),
+    (F::FrontSwapsCaches, "norm_qkv_rope_append"),
+    (F::SwigluSwapsHalves, "norm_swiglu"),
+    (F::SwigluWritesScratchRow, "norm_swiglu"),
+];
+
+/// Whether this is the first fault of its operation.
+pub(crate) fn is_first(fault: Fault) -> bool {
+    let Some((_, op)) = FAULTS.iter().find(|(f, _)| *f == fault) else { return false };
+    FAULTS.iter().find(|(_, other)| other == op).is_some_and(|(f, _)| *f == fault)
+}

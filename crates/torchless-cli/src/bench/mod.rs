@@ -1,0 +1,11 @@
+//! Measurements of prompts and decoding, and how they are shown.
+
+mod file;
+mod measure;
+mod plot;
+mod report;
+
+pub(crate) use file::OutputFile;
+pub(crate) use measure::Bench;
+pub(crate) use plot::svg;
+pub(crate) use report::{Decode, Prompt, Report};

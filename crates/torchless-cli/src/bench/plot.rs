@@ -1,0 +1,178 @@
+//! The results as a drawing.
+
+use std::fmt::Write;
+
+use super::Report;
+
+const WIDTH: f64 = 860.0;
+const HEIGHT: f64 = 400.0;
+/// Edges of the area that bars are drawn in.
+const TOP: f64 = 112.0;
+const BOTTOM: f64 = 330.0;
+const PANEL_WIDTH: f64 = 350.0;
+
+/// Greys and colours that can be read on white and on black.
+const GREY: &str = "#767676";
+const BAR: &str = "#3d86d8";
+const LIMIT: &str = "#d9731a";
+
+/// Bars with a title.
+struct Panel {
+    left: f64,
+    title: &'static str,
+    axis: &'static str,
+    bars: Vec<Bar>,
+}
+
+struct Bar {
+    label: String,
+    value: f64,
+    /// What the memory would allow.
+    limit: Option<f64>,
+}
+
+/// Prompt speed by length and decoding speed by depth, the latter against what the read bandwidth allows.
+pub(crate) fn svg(report: &Report) -> String {
+    let mut out = String::new();
+    let font = "font-family=\"system-ui, sans-serif\" font-size=\"13\"";
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" {font}>"
+    );
+    text(&mut out, (60.0, 32.0), "start", 18, &format!("{}, {}", report.model, report.dtype));
+    let features = report.features.join(", ");
+    text(&mut out, (60.0, 54.0), "start", 13, &format!("{}: {}, {features}", report.backend, report.machine));
+    for panel in panels(report) {
+        panel.draw(&mut out);
+    }
+    if let Some(bandwidth) = report.read_bandwidth.filter(|_| !report.decode.is_empty()) {
+        line(&mut out, (490.0, HEIGHT - 17.0), (514.0, HEIGHT - 17.0), LIMIT, 3.0);
+        let legend = format!("limit: read bandwidth, {:.1} GB/s, over bytes per token", bandwidth / 1e9);
+        text(&mut out, (520.0, HEIGHT - 12.0), "start", 12, &legend);
+    }
+    out + "</svg>\n"
+}
+
+fn panels(report: &Report) -> [Panel; 2] {
+    let prompt =
+        |p: &super::Prompt| Bar { label: p.tokens.to_string(), value: p.tokens_per_second, limit: None };
+    let decode = |d: &super::Decode| Bar {
+        label: d.depth.to_string(),
+        value: d.tokens_per_second,
+        limit: report.read_bandwidth.map(|bandwidth| bandwidth / d.bytes_per_token.max(1) as f64),
+    };
+    [
+        Panel {
+            left: 60.0,
+            title: "Prompt, tokens per second",
+            axis: "prompt length in tokens",
+            bars: report.prompt.iter().map(prompt).collect(),
+        },
+        Panel {
+            left: 490.0,
+            title: "Decoding, tokens per second",
+            axis: "tokens in the KV cache",
+            bars: report.decode.iter().map(decode).collect(),
+        },
+    ]
+}
+
+impl Panel {
+    fn draw(&self, out: &mut String) {
+        let right = self.left + PANEL_WIDTH;
+        let middle = f64::midpoint(self.left, right);
+        text(out, (self.left, TOP - 26.0), "start", 14, self.title);
+        let largest = self.bars.iter().flat_map(|b| [b.value, b.limit.unwrap_or(0.0)]).fold(0.0, f64::max);
+        if largest <= 0.0 {
+            return text(out, (middle, f64::midpoint(TOP, BOTTOM)), "middle", 13, "not measured");
+        }
+        let step = nice(largest / 4.0);
+        let ticks = (largest / step).ceil();
+        let y = |value: f64| BOTTOM - value / (step * ticks) * (BOTTOM - TOP);
+        for tick in 0..=ticks as u32 {
+            let value = f64::from(tick) * step;
+            line(out, (self.left, y(value)), (right, y(value)), GREY, if tick == 0 { 1.0 } else { 0.25 });
+            text(out, (self.left - 8.0, y(value) + 4.0), "end", 12, &number(value));
+        }
+        let slot = PANEL_WIDTH / self.bars.len() as f64;
+        let width = (slot * 0.5).min(64.0);
+        for (i, bar) in self.bars.iter().enumerate() {
+            let x = self.left + slot * (i as f64 + 0.5);
+            let top = y(bar.value);
+            let (left, height) = (x - width / 2.0, BOTTOM - top);
+            let _ = writeln!(
+                out,
+                "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{BAR}\"/>"
+            );
+            let mut above = top;
+            if let Some(limit) = bar.limit {
+                line(out, (left - 8.0, y(limit)), (left + width + 8.0, y(limit)), LIMIT, 3.0);
+                // The value keeps clear of the limit's line.
+                above = if (top - 18.0..top + 4.0).contains(&y(limit)) { y(limit) - 2.0 } else { top };
+            }
+            text(out, (x, above - 5.0), "middle", 13, &number(bar.value));
+            text(out, (x, BOTTOM + 18.0), "middle", 12, &bar.label);
+        }
+        text(out, (middle, BOTTOM + 38.0), "middle", 12, self.axis);
+    }
+}
+
+/// The least of 1, 2, 5, 10, 20, … (and of their fractions by powers of ten) that is no smaller.
+fn nice(value: f64) -> f64 {
+    let power = 10.0_f64.powf(value.log10().floor());
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= value * (1.0 - 1e-9));
+    factor.unwrap_or(10.0) * power
+}
+
+/// Three digits or more.
+fn number(value: f64) -> String {
+    match value {
+        v if v == 0.0 || v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+fn line(out: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, width: f64) {
+    let ((x1, y1), (x2, y2)) = (from, to);
+    let _ = writeln!(
+        out,
+        "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\" stroke-width=\"{width}\"/>"
+    );
+}
+
+fn text(out: &mut String, at: (f64, f64), anchor: &str, size: u32, text: &str) {
+    let (x, y) = at;
+    let text = escaped(text);
+    let _ = writeln!(
+        out,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" fill=\"{GREY}\">{text}</text>"
+    );
+}
+
+/// Text as XML takes it.
+fn escaped(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = text.chars().map(plain).collect();
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_round_and_large_enough() {
+        for (value, expected) in
+            [(1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (51.0, 100.0), (0.07, 0.1), (500.0, 500.0)]
+        {
+            assert!((nice(value) - expected).abs() < 1e-9 * expected, "{value}: {}", nice(value));
+        }
+    }
+
+    #[test]
+    fn names_cannot_break_the_drawing() {
+        assert_eq!(escaped("a<b>&\u{1}c"), "a&lt;b&gt;&amp; c");
+    }
+}

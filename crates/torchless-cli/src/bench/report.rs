@@ -1,0 +1,199 @@
+//! What a benchmark found.
+
+use serde::Serialize;
+
+/// Everything that was measured, as the JSON file holds it. Times are in seconds, sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) torchless_version: &'static str,
+    pub(crate) os: &'static str,
+    pub(crate) arch: &'static str,
+    pub(crate) backend: String,
+    /// Product name of the processor or the GPU.
+    pub(crate) machine: String,
+    pub(crate) threads: Option<usize>,
+    /// Instruction sets and the like.
+    pub(crate) features: Vec<String>,
+    pub(crate) model: String,
+    pub(crate) parameters: u64,
+    pub(crate) dtype: &'static str,
+    pub(crate) kv_dtype: &'static str,
+    pub(crate) context: usize,
+    pub(crate) prefill_chunk: usize,
+    pub(crate) load_seconds: f64,
+    pub(crate) estimated_bytes: u64,
+    pub(crate) high_water_bytes: u64,
+    /// Bytes per second; absent where there was no room to measure it.
+    pub(crate) read_bandwidth: Option<f64>,
+    pub(crate) prompt: Vec<Prompt>,
+    pub(crate) decode: Vec<Decode>,
+    /// Entries that do not fit into the context.
+    pub(crate) skipped: Vec<String>,
+    /// False where Ctrl-C ended the run early.
+    pub(crate) complete: bool,
+}
+
+/// Prompts of one length.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Prompt {
+    pub(crate) tokens: usize,
+    /// By the median of `seconds`.
+    pub(crate) tokens_per_second: f64,
+    /// Of each prompt.
+    pub(crate) seconds: Vec<f64>,
+}
+
+/// Decoding at one depth.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Decode {
+    pub(crate) depth: usize,
+    /// By the median of `seconds`.
+    pub(crate) tokens_per_second: f64,
+    /// Weights, keys and values that a step must read.
+    pub(crate) bytes_per_token: u64,
+    pub(crate) bytes_per_second: f64,
+    /// Of the read bandwidth.
+    pub(crate) bandwidth_share: Option<f64>,
+    pub(crate) per_step: PerStep,
+    /// Of each step.
+    pub(crate) seconds: Vec<f64>,
+}
+
+/// What the backend counted, per decoding step.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct PerStep {
+    pub(crate) launches: f64,
+    pub(crate) replays: f64,
+    pub(crate) allocations: f64,
+    pub(crate) writes: f64,
+    pub(crate) reads: f64,
+}
+
+/// The middle value, or the mean of the two middle ones; NaN of nothing.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match (sorted.get(middle), sorted.get(middle.wrapping_sub(1))) {
+        (Some(upper), Some(lower)) if sorted.len().is_multiple_of(2) => f64::midpoint(*lower, *upper),
+        (Some(upper), _) => *upper,
+        _ => f64::NAN,
+    }
+}
+
+impl Decode {
+    /// Speeds from the seconds of each step.
+    pub(crate) fn new(depth: usize, bytes_per_token: u64, seconds: Vec<f64>, per_step: PerStep) -> Self {
+        let tokens_per_second = 1.0 / median(&seconds);
+        let bytes_per_second = bytes_per_token as f64 * tokens_per_second;
+        let bandwidth_share = None;
+        Self {
+            depth,
+            tokens_per_second,
+            bytes_per_token,
+            bytes_per_second,
+            bandwidth_share,
+            per_step,
+            seconds,
+        }
+    }
+
+    fn row(&self) -> String {
+        let share =
+            self.bandwidth_share.map_or_else(|| "-".into(), |share| format!("{:.1} %", share * 100.0));
+        let p = &self.per_step;
+        format!(
+            "{:>8} {:>10.1} {:>10.3} {:>10.2} {:>8.2} {share:>10} {:>9.1} {:>7.1} {:>6.1} {:>6.1}\n",
+            self.depth,
+            self.tokens_per_second,
+            1e3 / self.tokens_per_second,
+            self.bytes_per_token as f64 / 1e6,
+            self.bytes_per_second / 1e9,
+            p.launches + p.replays,
+            p.allocations,
+            p.writes,
+            p.reads,
+        )
+    }
+}
+
+impl Report {
+    /// Compares every depth with the read bandwidth.
+    pub(crate) fn compare_with(&mut self, read_bandwidth: Option<f64>) {
+        self.read_bandwidth = read_bandwidth;
+        for decode in &mut self.decode {
+            decode.bandwidth_share = read_bandwidth.map(|limit| decode.bytes_per_second / limit);
+        }
+    }
+
+    /// The lines above the tables.
+    pub(crate) fn heading(&self) -> String {
+        let million = self.parameters as f64 / 1e6;
+        let (model, dtype, backend, machine) = (&self.model, self.dtype, &self.backend, &self.machine);
+        let features = self.features.join(", ");
+        let loaded = format!("loaded in {:.2} s, context {}", self.load_seconds, self.context);
+        format!(
+            "{model}, {million:.1} million parameters, {dtype}, {loaded}\n{backend}: {machine}, {features}\n"
+        )
+    }
+
+    /// The table of prompts.
+    pub(crate) fn prompts(&self) -> String {
+        let row =
+            |p: &Prompt| format!("{:>8} {:>10.1} {:>8}\n", p.tokens, p.tokens_per_second, p.seconds.len());
+        let rows: String = self.prompt.iter().map(row).collect();
+        if rows.is_empty() {
+            rows
+        } else {
+            format!("\n{:>8} {:>10} {:>8}\n{rows}", "prompt", "tok/s", "samples")
+        }
+    }
+
+    /// The table of depths, and the bandwidth that they are compared with.
+    pub(crate) fn decodes(&self) -> String {
+        if self.decode.is_empty() {
+            return String::new();
+        }
+        let mut text = format!(
+            "\n{:>8} {:>10} {:>10} {:>10} {:>8} {:>10} {:>9} {:>7} {:>6} {:>6}\n",
+            "depth",
+            "tok/s",
+            "ms/tok",
+            "MB/tok",
+            "GB/s",
+            "of read bw",
+            "ops/tok",
+            "allocs",
+            "writes",
+            "reads"
+        );
+        text.extend(self.decode.iter().map(Decode::row));
+        match self.read_bandwidth {
+            Some(bandwidth) => text += &format!("read bandwidth {:.2} GB/s\n", bandwidth / 1e9),
+            None => text += "read bandwidth not measured: there is no room for the probe\n",
+        }
+        if self.decode.iter().any(|d| d.bandwidth_share.is_some_and(|share| share > 1.0)) {
+            text += "above 100 %: some of what is read stays in the processor's cache\n";
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[7.0]), 7.0);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn speeds_follow_from_the_median() {
+        let decode = Decode::new(0, 1000, vec![0.5, 0.25, 100.0], PerStep::default());
+        assert_eq!((decode.tokens_per_second, decode.bytes_per_second), (2.0, 2000.0));
+    }
+}

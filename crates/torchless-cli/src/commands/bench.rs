@@ -1,0 +1,180 @@
+//! `torchless bench`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use torchless::{Backend, DType, Estimate, EstimateRequest, KernelBackend, Model};
+
+use crate::args::BenchArgs;
+use crate::bench::{Bench, OutputFile, Report, svg};
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::output::{json, note, print};
+use crate::source::{self, DEFAULT_PREFILL_CHUNK, Source, activation_bytes, weight_dtype};
+
+/// Runs the command.
+pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let source = Source::of_shape(&args.source)?;
+    let shape = source.config.shape.clone();
+    let plan = Plan::new(args, shape.max_position_embeddings)?;
+    let outputs = (open(args.json.as_deref())?, open(args.plot.as_deref())?);
+    for skipped in &plan.skipped {
+        note(&format!("skipped: {skipped}"));
+    }
+    let cancel = interrupt::listen();
+    let backend = source::backend(&args.device)?;
+    let dtype = args.dtype.dtype.dtype().unwrap_or_else(|| source.stored_dtype());
+    let estimate = room(&backend, &shape, dtype, plan.context)?;
+    let bandwidth = backend.read_bandwidth().ok();
+    let name = source.name.clone();
+    let start = Instant::now();
+    let model = source.load(&backend, Some(dtype), &cancel)?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let mut report = Report { load_seconds, ..about(&model, name, &estimate, &plan) };
+    print(&report.heading())?;
+    let measured = plan.measure(&model, args, &cancel, &mut report);
+    report.complete = match measured {
+        Ok(()) => true,
+        Err(Failure::Interrupted) => false,
+        Err(other) => return Err(other),
+    };
+    report.high_water_bytes = backend.memory().high_water;
+    // The larger of two: other work on the machine makes a probe slow, never fast.
+    let again = backend.read_bandwidth().ok();
+    report.compare_with(bandwidth.into_iter().chain(again).reduce(f64::max));
+    let shown = print(&report.decodes());
+    if let Some(file) = outputs.0 {
+        file.write(&json(&report)?)?;
+    }
+    if let Some(file) = outputs.1 {
+        file.write(&svg(&report))?;
+    }
+    shown?;
+    if report.complete { Ok(()) } else { Err(Failure::Interrupted) }
+}
+
+fn open(path: Option<&std::path::Path>) -> Result<Option<OutputFile>, Failure> {
+    path.map(OutputFile::open).transpose()
+}
+
+/// The entries that fit into the context.
+struct Plan {
+    context: usize,
+    prompts: Vec<usize>,
+    depths: Vec<usize>,
+    skipped: Vec<String>,
+}
+
+impl Plan {
+    fn new(args: &BenchArgs, max_context: usize) -> Result<Self, Failure> {
+        // One id is fed to begin with, and one token more than is timed is generated.
+        let decoded = |depth: usize| depth.saturating_add(args.generate).saturating_add(2);
+        let needed = args.prompt_tokens.iter().copied().chain(args.depth.iter().map(|d| decoded(*d)));
+        let context = match args.context {
+            None => needed.max().unwrap_or(1).clamp(1, max_context),
+            Some(context) if (1..=max_context).contains(&context) => context,
+            Some(context) => {
+                let range = format!("give a number from 1 to the model's maximum, {max_context}");
+                return Err(Failure::Usage(format!(
+                    "--context: {context} positions are not possible; {range}"
+                )));
+            }
+        };
+        let mut skipped = Vec::new();
+        let mut fitting = |entries: &[usize], what: &str, needed: &dyn Fn(usize) -> usize| {
+            let fits = |n: &usize| {
+                let fits = needed(*n) <= context;
+                if !fits {
+                    skipped.push(format!(
+                        "{what} {n} needs {} positions, the context has {context}",
+                        needed(*n)
+                    ));
+                }
+                fits
+            };
+            entries.iter().copied().filter(fits).collect::<Vec<_>>()
+        };
+        let prompts = fitting(&args.prompt_tokens, "prompt", &|n| n);
+        let depths = fitting(&args.depth, "depth", &decoded);
+        if prompts.is_empty() && depths.is_empty() {
+            return Err(Failure::Usage(format!("nothing to measure: {}", skipped.join("; "))));
+        }
+        Ok(Self { context, prompts, depths, skipped })
+    }
+
+    /// Measures every entry into the report.
+    fn measure(
+        &self,
+        model: &Model<Backend>,
+        args: &BenchArgs,
+        cancel: &Arc<AtomicBool>,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let mut bench = Bench::new(model, self.context, args.repeat, cancel.clone())?;
+        let prompts: Result<(), Failure> = self.prompts.iter().try_for_each(|tokens| {
+            report.prompt.push(bench.prompt(*tokens)?);
+            Ok(())
+        });
+        print(&report.prompts())?;
+        prompts?;
+        for depth in &self.depths {
+            report.decode.push(bench.decode(*depth, args.generate)?);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what does not fit into the memory that is free.
+fn room(
+    backend: &Backend,
+    shape: &torchless::ModelShape,
+    dtype: DType,
+    context: usize,
+) -> Result<Estimate, Failure> {
+    let request = EstimateRequest {
+        shape,
+        dtype: weight_dtype(dtype),
+        kv_dtype: weight_dtype(dtype),
+        context,
+        batch: 1,
+        prefill_chunk: DEFAULT_PREFILL_CHUNK,
+        activation_bytes: activation_bytes(backend, dtype),
+    };
+    if let Some(free) = backend.memory().free {
+        let fit = request.fit(free)?;
+        if !fit.fits() {
+            return Err(Failure::Failed(format!("{fit}; or take a smaller --shape or another --device")));
+        }
+    }
+    Ok(request.estimate()?)
+}
+
+fn about(model: &Model<Backend>, name: String, estimate: &Estimate, plan: &Plan) -> Report {
+    let backend = model.backend();
+    let info = backend.info();
+    let threads = info.features.iter().find_map(|f| f.strip_prefix("threads: ")?.parse().ok());
+    Report {
+        torchless_version: env!("CARGO_PKG_VERSION"),
+        os: std::env::consts::OS,
+        arch: std::env::consts::ARCH,
+        backend: backend.name().to_owned(),
+        machine: info.name,
+        threads,
+        features: info.features,
+        model: name,
+        parameters: model.config().shape.parameters(),
+        dtype: model.dtype().name(),
+        kv_dtype: model.kv_dtype().name(),
+        context: plan.context,
+        prefill_chunk: model.prefill_chunk(),
+        load_seconds: 0.0,
+        estimated_bytes: estimate.total(),
+        high_water_bytes: 0,
+        read_bandwidth: None,
+        prompt: Vec::new(),
+        decode: Vec::new(),
+        skipped: plan.skipped.clone(),
+        complete: false,
+    }
+}

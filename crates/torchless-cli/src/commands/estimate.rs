@@ -1,0 +1,78 @@
+//! `torchless estimate`.
+
+use serde::Serialize;
+use torchless::{
+    BackendPreference, DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, init_backend,
+};
+
+use crate::args::EstimateArgs;
+use crate::failure::Failure;
+use crate::output::{print, print_json};
+use crate::source::{
+    DEFAULT_PREFILL_CHUNK, activation_bytes, base_name, context, is_folder, named, stored_dtype, weight_dtype,
+};
+
+/// The estimate as JSON shows it.
+#[derive(Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    shape: &'a ModelShape,
+    parameters: u64,
+    dtype: &'a str,
+    context: usize,
+    batch: usize,
+    prefill_chunk: usize,
+    bytes: Estimate,
+    fit: Option<Fit>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
+    let (name, shape, stored) = match &args.source.model {
+        Some(folder) => {
+            is_folder(folder)?;
+            (base_name(folder), ModelShape::from_folder(folder)?, stored_dtype(folder))
+        }
+        None => {
+            let (name, shape) = named(&args.source)?;
+            (name, shape, DType::BF16)
+        }
+    };
+    let dtype = args.dtype.dtype.dtype().unwrap_or(stored);
+    let backend = init_backend(BackendPreference::Auto)?;
+    let request = EstimateRequest {
+        shape: &shape,
+        dtype: weight_dtype(dtype),
+        kv_dtype: weight_dtype(dtype),
+        context: context(args.context, &shape)?,
+        batch: args.batch,
+        prefill_chunk: DEFAULT_PREFILL_CHUNK,
+        activation_bytes: activation_bytes(&backend, dtype),
+    };
+    let report = Report {
+        name: &name,
+        shape: &shape,
+        parameters: shape.parameters(),
+        dtype: dtype.name(),
+        context: request.context,
+        batch: request.batch,
+        prefill_chunk: request.prefill_chunk,
+        bytes: request.estimate()?,
+        fit: backend.memory().free.map(|free| request.fit(free)).transpose()?,
+    };
+    if args.json {
+        return print_json(&report);
+    }
+    let sessions = if report.batch == 1 { "session" } else { "sessions" };
+    print(&format!(
+        "{name}: {:.1} million parameters in {dtype}, {} {sessions} of {} tokens\n{}\n",
+        report.parameters as f64 / 1e6,
+        report.batch,
+        report.context,
+        report.bytes
+    ))?;
+    match report.fit {
+        Some(fit) => print(&format!("in the memory that is free on {} now: {fit}\n", backend.name())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,153 @@
+//! The benchmark and its files.
+
+use std::fs;
+
+use serde_json::Value;
+use torchless::{EstimateRequest, ModelShape, WeightDtype};
+
+use crate::run::{tiny_arg, torchless};
+
+const QUICK: [&str; 11] = [
+    "bench",
+    "--device",
+    "cpu",
+    "--prompt-tokens",
+    "8,40",
+    "--depth",
+    "0,100",
+    "--generate",
+    "6",
+    "--repeat",
+    "2",
+];
+
+#[test]
+fn results_are_printed_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, plot) = (folder.path().join("r.json"), folder.path().join("r.svg"));
+    let files =
+        ["--json", json.to_str().unwrap(), "--plot", plot.to_str().unwrap(), "--shape", "tiny-shakespeare"];
+    let text = torchless(QUICK.iter().chain(&files)).ok();
+    for part in ["tok/s", "GB/s", "read bandwidth", "allocs", "tiny-shakespeare"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!(report["complete"], true);
+    assert_eq!(report["dtype"], "bf16");
+    assert_eq!(report["parameters"], 3_475_712);
+    assert!(report["threads"].as_u64().unwrap() > 0);
+    assert!(!report["machine"].as_str().unwrap().is_empty());
+    let of = |list: &str, key: &str| -> Vec<Value> {
+        report[list].as_array().unwrap().iter().map(|entry| entry[key].clone()).collect()
+    };
+    assert_eq!(of("prompt", "tokens"), [8, 40]);
+    assert_eq!(of("decode", "depth"), [0, 100]);
+    for (list, samples) in [("prompt", 2), ("decode", 12)] {
+        assert!(of(list, "seconds").iter().all(|s| s.as_array().unwrap().len() == samples), "{report}");
+    }
+    // Weights but for the unused rows of the embedding table, and keys and values up to the middle of the run.
+    let weights = (3_475_712 - 1023 * 256) * 2;
+    let kv_row = 2 * 4 * 2 * 64 * 2;
+    assert_eq!(of("decode", "bytes_per_token"), [weights + 4 * kv_row, weights + 104 * kv_row]);
+    for decode in report["decode"].as_array().unwrap() {
+        let number = |key: &str| decode[key].as_f64().unwrap();
+        let speed = number("tokens_per_second") * number("bytes_per_token");
+        assert!((number("bytes_per_second") / speed - 1.0).abs() < 1e-9);
+        let share = speed / report["read_bandwidth"].as_f64().unwrap();
+        assert!((number("bandwidth_share") / share - 1.0).abs() < 1e-9);
+        assert_eq!(decode["per_step"]["allocations"], 0.0);
+        assert_eq!(decode["per_step"]["reads"], 1.0);
+    }
+    let svg = fs::read_to_string(plot).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
+    for part in ["tokens per second", ">100</text>", "<rect ", "GB/s"] {
+        assert!(svg.contains(part), "{svg}");
+    }
+}
+
+#[test]
+fn memory_is_as_estimated() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json");
+    torchless(QUICK.iter().chain(&["--json", json.to_str().unwrap(), "--context", "700", "--dtype", "f32"]))
+        .ok();
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let request = EstimateRequest {
+        shape: &ModelShape::named("tiny-shakespeare").unwrap(),
+        dtype: WeightDtype::F32,
+        kv_dtype: WeightDtype::F32,
+        context: 700,
+        batch: 1,
+        prefill_chunk: 512,
+        activation_bytes: 4,
+    };
+    let expected = request.estimate().unwrap().total();
+    assert_eq!(report["estimated_bytes"], expected);
+    let ratio = report["high_water_bytes"].as_f64().unwrap() / expected as f64;
+    assert!((0.99..1.01).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_folder_keeps_its_stored_type() {
+    let model = tiny_arg();
+    let text = torchless(QUICK.iter().chain(&["--model", &model])).ok();
+    assert!(text.contains("tiny-shakespeare") && text.contains("bf16"), "{text}");
+}
+
+#[test]
+fn entries_beyond_the_context_are_skipped() {
+    let ended = torchless(["bench", "--prompt-tokens", "8,2048", "--depth", "5000", "--repeat", "1"]);
+    assert!(
+        ended.stderr.contains("skipped: prompt 2048") && ended.stderr.contains("skipped: depth 5000"),
+        "{ended:?}"
+    );
+    ended.ok();
+    torchless(["bench", "--prompt-tokens", "2048", "--depth", "5000"])
+        .fails(2, &["nothing to measure", "1024"]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_at_once() {
+    // 100 layers of 2^20 by 2^22 weights exceed any machine.
+    let folder = crate::run::Folder::new();
+    for (field, value) in
+        [("hidden_size", 1 << 20), ("intermediate_size", 1 << 22), ("num_hidden_layers", 100)]
+    {
+        folder.configure(field, value.into());
+    }
+    torchless(["bench", "--model", folder.arg()]).fails(1, &["does not fit", "MiB"]);
+}
+
+#[test]
+fn files_that_cannot_be_written_are_found_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("missing/r.json");
+    let good = folder.path().join("kept.json");
+    for option in ["--json", "--plot"] {
+        let ended = torchless(QUICK.iter().chain(&[option, bad.to_str().unwrap()]));
+        ended.fails(1, &["cannot write", "missing"]);
+        assert_eq!(ended.stdout, "");
+    }
+    fs::write(&good, "old").unwrap();
+    torchless(QUICK.iter().chain(&["--json", good.to_str().unwrap(), "--plot", bad.to_str().unwrap()]))
+        .fails(1, &[]);
+    assert_eq!(fs::read_to_string(good).unwrap(), "old");
+}
+
+#[test]
+fn wrong_values_are_usage_errors() {
+    for (option, value) in [
+        ("--shape", "gpt-2"),
+        ("--prompt-tokens", "0"),
+        ("--prompt-tokens", "1,x"),
+        ("--depth", "-1"),
+        ("--generate", "0"),
+        ("--repeat", "0"),
+        ("--context", "0"),
+        ("--context", "2000"),
+        ("--dtype", "u32"),
+    ] {
+        torchless(["bench", &format!("{option}={value}")]).fails(2, &[option]);
+    }
+    torchless(["bench", "--shape", "mistral-7b", "--model", "x"]).fails(2, &["--model", "--shape"]);
+}

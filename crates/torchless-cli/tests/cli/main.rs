@@ -1,0 +1,11 @@
+//! The binary as its users see it: what it prints where, and how it ends.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of the tests may panic as the tests do")]
+
+mod bench;
+mod estimate;
+mod generate;
+mod help;
+mod model_folder;
+mod run;
+mod streams;
+mod verify;
