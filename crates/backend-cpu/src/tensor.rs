@@ -1,6 +1,7 @@
 //! Tensors in host memory, and typed views of their windows.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use backend_api::{DType, DeviceId, DeviceTensor, Error, Io, Mat, MatMut, Result, Window, bf16, f16, tensor_bytes};
 
@@ -124,14 +125,19 @@ fn not_float(got: DType) -> Error {
     Error::DType { op: "window", operand: "tensor", expected: "a float type", got }
 }
 
+/// The part of `data` that a window spans, and the step between its rows; a window without elements spans nothing.
+fn span(w: Window) -> (Range<usize>, usize) {
+    if w.extent() == 0 { (0..0, w.cols) } else { (w.offset..w.offset + w.extent(), w.stride) }
+}
+
 fn rows<T>(data: &[T], w: Window) -> Result<Rows<'_, T>> {
-    let data = if w.extent() == 0 { Some(&data[..0]) } else { data.get(w.offset..w.offset + w.extent()) };
-    data.and_then(|d| Rows::new(d, w.rows, w.cols, w.stride)).ok_or_else(|| outside(w))
+    let (range, stride) = span(w);
+    data.get(range).and_then(|d| Rows::new(d, w.rows, w.cols, stride)).ok_or_else(|| outside(w))
 }
 
 fn rows_mut<T>(data: &mut [T], w: Window) -> Result<RowsMut<'_, T>> {
-    let range = if w.extent() == 0 { 0..0 } else { w.offset..w.offset + w.extent() };
-    data.get_mut(range).and_then(|d| RowsMut::new(d, w.rows, w.cols, w.stride)).ok_or_else(|| outside(w))
+    let (range, stride) = span(w);
+    data.get_mut(range).and_then(|d| RowsMut::new(d, w.rows, w.cols, stride)).ok_or_else(|| outside(w))
 }
 
 /// The typed rows of a window.

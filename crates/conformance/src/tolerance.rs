@@ -63,6 +63,11 @@ impl Want {
         Self { value, error: SLACK * error * value.abs() }
     }
 
+    /// A value that may also come out as zero, for a quotient whose divisor overflows in f32.
+    pub fn vanishing(value: f64) -> Self {
+        Self { value, error: value.abs() }
+    }
+
     /// A sum of `n` products whose absolute values add up to `magnitude`.
     pub fn sum(value: f64, n: usize, magnitude: f64) -> Self {
         Self { value, error: SLACK * gamma(n) * magnitude }

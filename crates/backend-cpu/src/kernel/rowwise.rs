@@ -34,9 +34,11 @@ struct Silu;
 impl Map1 for Silu {
     #[inline(always)]
     fn apply<S: Lanes>(self, simd: S, a: S::f32s) -> S::f32s {
-        // For very negative values e^-x is infinite, and the quotient is -0 as it should be.
-        let denominator = simd.add_f32s(simd.splat_f32s(1.0), exp(simd, simd.neg_f32s(a)));
-        simd.div_f32s(a, denominator)
+        // `e^-|x|` cannot overflow: for negative values the quotient is extended by `e^x`.
+        let t = exp(simd, simd.neg_f32s(simd.abs_f32s(a)));
+        let one = simd.splat_f32s(1.0);
+        let numerator = simd.select_f32s(simd.less_than_f32s(a, simd.splat_f32s(0.0)), t, one);
+        simd.div_f32s(simd.mul_f32s(a, numerator), simd.add_f32s(one, t))
     }
 }
 

@@ -42,12 +42,12 @@ fn penalize(logits: &mut [f32], seen: &[u32], params: &SampleParams) {
 
 fn choose(logits: &[f32], position: u32, params: &SampleParams) -> Option<u32> {
     let best = largest(logits)?;
-    if params.temperature == 0.0 {
-        return Some(best);
-    }
     let max = logits[best as usize];
     if max.is_infinite() {
         return None;
+    }
+    if params.temperature == 0.0 {
+        return Some(best);
     }
     let weight_of = |logit: f32| weight((logit - max) / params.temperature);
     let all = logits.iter().zip(0u32..).map(|(l, id)| Candidate { logit: *l, id, weight: weight_of(*l) });

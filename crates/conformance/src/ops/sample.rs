@@ -29,7 +29,8 @@ pub fn choose(logits: &[f64], context: &[u32], position: u32, params: &SamplePar
     }
     // Ids and their weights, the most likely first, of equal ones the lower id.
     let mut kept: Vec<usize> = (0..logits.len()).collect();
-    kept.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    let order = |a: f32, b: f32| a.partial_cmp(&b).unwrap_or(std::cmp::Ordering::Equal);
+    kept.sort_by(|a, b| order(logits[*b], logits[*a]).then(a.cmp(b)));
     if params.top_k > 0 {
         kept.truncate(params.top_k);
     }
@@ -129,7 +130,7 @@ fn special<B: KernelBackend>(
     params: SampleParams,
 ) -> Result<(), Failure> {
     let (inf, nan, large) = (f64::INFINITY, f64::NAN, largest(types.x));
-    let rows: [&[f64]; 8] = [
+    let rows: [&[f64]; 9] = [
         &[-inf, -inf, -inf],
         &[-inf, -inf, 1.0, -inf, 1.0],
         &[0.5, nan, 2.0],
@@ -138,6 +139,7 @@ fn special<B: KernelBackend>(
         &[1.5; 70],
         &[-large / 2.0, 0.0, -40.0, -27.5, -1.0],
         &[0.0, -0.0, 0.0],
+        &[-0.0, 0.0, -1.0],
     ];
     for (i, logits) in rows.iter().enumerate() {
         let case = Case::new(types, format_args!("special row {i}, {params:?}"));

@@ -11,8 +11,10 @@ use crate::{Failure, Group, Report, ops::huge, shapes};
 /// `x / (1 + exp(−x))`.
 pub fn silu(x: f64) -> Want {
     let e = (-x).exp();
-    let share = if e.is_finite() { e / (1.0 + e) } else { 1.0 };
-    Want::relative(x / (1.0 + e), exp(x) * share + 4.0 * U)
+    if e > f64::from(f32::MAX) / 2.0 {
+        return Want::vanishing(x / (1.0 + e));
+    }
+    Want::relative(x / (1.0 + e), exp(x) * e / (1.0 + e) + 4.0 * U)
 }
 
 /// `x / (1 + exp(−x))`, elementwise.

@@ -40,15 +40,14 @@ impl OutputFile {
     pub(crate) fn write(mut self, text: &str) -> Result<(), Failure> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
         self.created = false;
-        let replace = || {
+        let mut replace = || {
             // A pipe or a device has no length.
             if file.metadata()?.is_file() {
                 file.set_len(0)?;
             }
             file.write_all(text.as_bytes())
         };
-        let replaced: io::Result<()> = { replace }();
-        replaced.map_err(|e| cannot_write(&self.path, &e))
+        replace().map_err(|e| cannot_write(&self.path, &e))
     }
 }
 

@@ -89,11 +89,12 @@ impl Panel {
         }
         let step = nice(largest / 4.0);
         let ticks = (largest / step).ceil();
+        let decimals = (-step.log10().floor()).max(0.0) as usize;
         let y = |value: f64| BOTTOM - value / (step * ticks) * (BOTTOM - TOP);
         for tick in 0..=ticks as u32 {
             let value = f64::from(tick) * step;
             line(out, (self.left, y(value)), (right, y(value)), GREY, if tick == 0 { 1.0 } else { 0.25 });
-            text(out, (self.left - 8.0, y(value) + 4.0), "end", 12, &number(value));
+            text(out, (self.left - 8.0, y(value) + 4.0), "end", 12, &format!("{value:.decimals$}"));
         }
         let slot = PANEL_WIDTH / self.bars.len() as f64;
         let width = (slot * 0.5).min(64.0);
@@ -128,7 +129,7 @@ fn nice(value: f64) -> f64 {
 /// Three digits or more.
 fn number(value: f64) -> String {
     match value {
-        v if v == 0.0 || v >= 100.0 => format!("{v:.0}"),
+        v if v >= 100.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
         v => format!("{v:.2}"),
     }

@@ -173,7 +173,8 @@ impl Report {
             None => text += "read bandwidth not measured: there is no room for the probe\n",
         }
         if self.decode.iter().any(|d| d.bandwidth_share.is_some_and(|share| share > 1.0)) {
-            text += "above 100 %: some of what is read stays in the processor's cache\n";
+            text +=
+                "above 100 %: what is read stays in the processor's cache, or other work slowed the probe\n";
         }
         text
     }

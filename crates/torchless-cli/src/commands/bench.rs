@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use torchless::{Backend, DType, Estimate, EstimateRequest, KernelBackend, Model};
+use torchless::{Backend, DType, Estimate, EstimateRequest, KernelBackend, Model, ModelShape};
 
 use crate::args::BenchArgs;
 use crate::bench::{Bench, OutputFile, Report, svg};
@@ -17,7 +17,7 @@ use crate::source::{self, DEFAULT_PREFILL_CHUNK, Source, activation_bytes, weigh
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let source = Source::of_shape(&args.source)?;
     let shape = source.config.shape.clone();
-    let plan = Plan::new(args, shape.max_position_embeddings)?;
+    let plan = Plan::new(args, &shape)?;
     let outputs = (open(args.json.as_deref())?, open(args.plot.as_deref())?);
     for skipped in &plan.skipped {
         note(&format!("skipped: {skipped}"));
@@ -67,19 +67,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &BenchArgs, max_context: usize) -> Result<Self, Failure> {
+    fn new(args: &BenchArgs, shape: &ModelShape) -> Result<Self, Failure> {
         // One id is fed to begin with, and one token more than is timed is generated.
         let decoded = |depth: usize| depth.saturating_add(args.generate).saturating_add(2);
         let needed = args.prompt_tokens.iter().copied().chain(args.depth.iter().map(|d| decoded(*d)));
         let context = match args.context {
-            None => needed.max().unwrap_or(1).clamp(1, max_context),
-            Some(context) if (1..=max_context).contains(&context) => context,
-            Some(context) => {
-                let range = format!("give a number from 1 to the model's maximum, {max_context}");
-                return Err(Failure::Usage(format!(
-                    "--context: {context} positions are not possible; {range}"
-                )));
-            }
+            None => needed.max().unwrap_or(1).clamp(1, shape.max_position_embeddings),
+            asked => source::context(asked, shape)?,
         };
         let mut skipped = Vec::new();
         let mut fitting = |entries: &[usize], what: &str, needed: &dyn Fn(usize) -> usize| {
@@ -126,12 +120,7 @@ impl Plan {
 }
 
 /// Refuses what does not fit into the memory that is free.
-fn room(
-    backend: &Backend,
-    shape: &torchless::ModelShape,
-    dtype: DType,
-    context: usize,
-) -> Result<Estimate, Failure> {
+fn room(backend: &Backend, shape: &ModelShape, dtype: DType, context: usize) -> Result<Estimate, Failure> {
     let request = EstimateRequest {
         shape,
         dtype: weight_dtype(dtype),

@@ -88,13 +88,6 @@ impl Folder {
         folder
     }
 
-    /// One whose context is so long that filling it takes much longer than a test.
-    pub(crate) fn endless() -> Self {
-        let folder = Self::new();
-        folder.configure("max_position_embeddings", Value::from(30_000));
-        folder
-    }
-
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

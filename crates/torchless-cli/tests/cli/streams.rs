@@ -7,6 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::run::{Folder, command, tiny_arg, torchless};
 
+/// A model whose context is so long that filling it takes much longer than a test.
+fn endless_folder() -> Folder {
+    let folder = Folder::new();
+    folder.configure("max_position_embeddings", 30_000.into());
+    folder
+}
+
 /// A generation that would take minutes.
 fn endless(folder: &Folder, prompt: &str) -> Child {
     let args = ["generate", "--model", folder.arg(), "--device", "cpu", "--temperature", "0"];
@@ -35,7 +42,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn ctrl_c_ends_with_what_was_generated() {
-    let folder = Folder::endless();
+    let folder = endless_folder();
     let mut child = endless(&folder, "ROMEO:");
     let mut stdout = child.stdout.take().unwrap();
     let mut text = vec![0; 64];
@@ -57,7 +64,7 @@ fn ctrl_c_ends_with_what_was_generated() {
 
 #[test]
 fn ctrl_c_ends_a_long_prompt() {
-    let folder = Folder::endless();
+    let folder = endless_folder();
     let mut child = endless(&folder, &"the king ".repeat(11_000));
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
@@ -73,7 +80,7 @@ fn ctrl_c_ends_a_long_prompt() {
 
 #[test]
 fn ctrl_c_ends_a_benchmark_with_what_was_measured() {
-    let folder = Folder::endless();
+    let folder = endless_folder();
     let json = folder.file("r.json");
     let args =
         ["bench", "--model", folder.arg(), "--device", "cpu", "--prompt-tokens", "8,29000", "--depth", "0"];
@@ -93,7 +100,7 @@ fn ctrl_c_ends_a_benchmark_with_what_was_measured() {
 
 #[test]
 fn a_closed_pipe_ends_quietly() {
-    let folder = Folder::endless();
+    let folder = endless_folder();
     let mut child = endless(&folder, "ROMEO:");
     let mut first = [0];
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
