@@ -1,4 +1,4 @@
-//! The CPU backend: threads through rayon, SIMD through `pulp` and `faer`, no unsafe code.
+//! The CPU backend: threads through rayon, SIMD through `pulp`, no unsafe code.
 //!
 //! Products widen half-precision weights in registers or in tiles, never as a whole, and accumulate in f32. Activations are
 //! fastest in f32; any mixture of float types works.

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use backend_api::{DType, DeviceId, DeviceTensor, Error, Io, Mat, MatMut, Result, Window, bf16, f16, tensor_bytes};
+use rayon::prelude::*;
 
-use crate::kernel::element::Element;
+use crate::kernel::element::{Element, narrow, widen};
 use crate::kernel::rows::{Rows, RowsMut};
 use crate::memory::Lease;
 
@@ -88,6 +89,12 @@ impl CpuTensor {
         &mut self.storage
     }
 }
+
+/// Elements that rowwise operations widen at a time, if a row is no longer.
+const WIDENED: usize = 1 << 20;
+
+/// Elements that elementwise operations widen at a time.
+const BLOCK: usize = 1 << 12;
 
 /// A window of floats in the type it is stored in.
 pub(crate) enum Floats<'a> {
@@ -195,7 +202,10 @@ impl<'a> Widened<'a> {
     }
 
     fn widen<T: Element>(r: Rows<'_, T>) -> Self {
-        let data = (0..r.rows()).flat_map(|i| r.row(i).iter().map(|v| v.to_f32())).collect();
+        let mut data = vec![0.0; r.rows() * r.cols()];
+        for (i, row) in data.chunks_mut(r.cols().max(1)).enumerate() {
+            widen(r.row(i), row);
+        }
         Self { data: Cow::Owned(data), shape: (r.rows(), r.cols(), r.cols()) }
     }
 
@@ -225,29 +235,103 @@ fn through_f32<T: Element>(
     let mut data = vec![0.0; rows * cols];
     if keep {
         for (i, row) in data.chunks_mut(cols.max(1)).enumerate() {
-            copy(out.row(i), row);
+            widen(out.row(i), row);
         }
     }
     let window = Window { offset: 0, rows, cols, stride: cols };
     f(RowsMut::contiguous(&mut data, rows, cols).ok_or_else(|| outside(window))?)?;
     for (i, row) in data.chunks(cols.max(1)).enumerate() {
-        copy(row, out.row(i));
+        narrow(row, out.row(i));
     }
     Ok(())
 }
 
-/// Runs an operation that works in place: `f` sees the input in the window of the output.
-pub(crate) fn in_place(io: Io<'_, CpuTensor>, f: impl FnOnce(RowsMut<'_, f32>) -> Result<()>) -> Result<()> {
-    match io {
-        Io::InPlace(m) => update(m, true, f),
-        Io::Into(x, out) => {
-            let x = floats(x)?;
-            update(out, false, |mut out| {
-                with_floats!(x, x => for i in 0..x.rows() { copy(x.row(i), out.row(i)) });
-                f(out)
-            })
+/// Runs an operation that works on whole rows in place: `f` sees the input in the window of the output, a block of rows at a
+/// time where they must be widened, with the number of the block's first row.
+pub(crate) fn rowwise(
+    io: Io<'_, CpuTensor>,
+    f: impl Fn(usize, RowsMut<'_, f32>),
+) -> Result<()> {
+    let (x, out) = match io {
+        Io::InPlace(out) => (None, out),
+        Io::Into(x, out) => (Some(floats(x)?), out),
+    };
+    let fill = |first: usize, mut block: RowsMut<'_, f32>| {
+        if let Some(x) = &x {
+            (0..block.rows()).for_each(|i| x.widen_part(first + i, 0, block.row(i)));
         }
+        f(first, block);
+    };
+    match floats_mut(out)? {
+        FloatsMut::F32(rows) => fill(0, rows),
+        FloatsMut::F16(rows) => in_blocks(rows, x.is_none(), fill),
+        FloatsMut::BF16(rows) => in_blocks(rows, x.is_none(), fill),
     }
+    Ok(())
+}
+
+fn in_blocks<T: Element>(mut out: RowsMut<'_, T>, keep: bool, f: impl Fn(usize, RowsMut<'_, f32>)) {
+    let (rows, cols) = (out.rows(), out.cols());
+    let height = (WIDENED / cols.max(1)).clamp(1, rows.max(1));
+    let mut data = vec![0.0; height * cols];
+    for first in (0..rows).step_by(height) {
+        let count = height.min(rows - first);
+        if keep {
+            data.chunks_mut(cols.max(1)).enumerate().take(count).for_each(|(i, row)| widen(out.row(first + i), row));
+        }
+        if let Some(block) = RowsMut::contiguous(&mut data, count, cols) {
+            f(first, block);
+        }
+        data.chunks(cols.max(1)).enumerate().take(count).for_each(|(i, row)| narrow(row, out.row(first + i)));
+    }
+}
+
+/// Runs `f(x, y)`, which leaves its result in `x`, on blocks of elements; without `y` it sees zeros.
+pub(crate) fn elementwise(
+    io: Io<'_, CpuTensor>,
+    y: Option<Mat<'_, CpuTensor>>,
+    f: impl Fn(&mut [f32], &[f32]) + Send + Sync,
+) -> Result<()> {
+    let y = y.map(floats).transpose()?;
+    let (x, out) = match io {
+        Io::InPlace(out) => (None, out),
+        Io::Into(x, out) => (Some(floats(x)?), out),
+    };
+    match floats_mut(out)? {
+        FloatsMut::F32(out) => element_blocks(x, y, out, f),
+        FloatsMut::F16(out) => element_blocks(x, y, out, f),
+        FloatsMut::BF16(out) => element_blocks(x, y, out, f),
+    }
+    Ok(())
+}
+
+fn element_blocks<T: Element>(
+    x: Option<Floats<'_>>,
+    y: Option<Floats<'_>>,
+    out: RowsMut<'_, T>,
+    f: impl Fn(&mut [f32], &[f32]) + Send + Sync,
+) {
+    let blocks = out.into_rows().enumerate().flat_map(|(row, values)| {
+        values.chunks_mut(BLOCK).enumerate().map(move |(i, part)| (row, i * BLOCK, part))
+    });
+    let run = |(row, first, part): (usize, usize, &mut [T])| {
+        let (mut a, mut b) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let (a, b) = (&mut a[..part.len()], &mut b[..part.len()]);
+        match &x {
+            Some(x) => x.widen_part(row, first, a),
+            None => widen(part, a),
+        }
+        if let Some(y) = &y {
+            y.widen_part(row, first, b);
+        }
+        f(a, b);
+        narrow(a, part);
+    };
+    let blocks: Vec<_> = blocks.collect();
+    if blocks.len() < 4 {
+        return blocks.into_iter().for_each(run);
+    }
+    blocks.into_par_iter().with_min_len(4).for_each(run);
 }
 
 /// Copies between float types, rounding to nearest even.
@@ -261,5 +345,13 @@ impl Floats<'_> {
     /// Whether both are stored in the same type.
     pub(crate) fn same_type(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// Columns `first..` of a row as f32, as many as `to` takes.
+    fn widen_part(&self, row: usize, first: usize, to: &mut [f32]) {
+        with_floats!(self, rows => {
+            let from = rows.row(row).get(first..first + to.len()).unwrap_or(&[]);
+            widen(from, to);
+        });
     }
 }

@@ -49,7 +49,8 @@ macro_rules! suite {
 #[macro_export]
 macro_rules! huge_suite {
     ($backend:expr) => {
-        $crate::huge_suite!(@each $backend; add huge_add, append_rows huge_append_rows, embed huge_embed, silu huge_silu);
+        $crate::huge_suite!(@each $backend;
+            add huge_add, append_rows huge_append_rows, embed huge_embed, silu huge_silu);
     };
     (@each $backend:expr; $($op:ident $name:ident),*) => {
         $($crate::huge_suite!(@one $backend; $op $name);)*

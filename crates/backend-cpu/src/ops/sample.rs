@@ -1,3 +1,5 @@
+use std::cmp::Ordering;
+
 use backend_api::ops::{NO_ID, Sample, SampleParams, WEIGHT_ONE, weight};
 use backend_api::Result;
 
@@ -70,8 +72,8 @@ struct Candidate {
 }
 
 /// The order of likelihood: larger logits first, of equal ones the lower id.
-fn likelier(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
 fn keep_top_k(kept: &mut Vec<Candidate>, k: usize) {

@@ -2,12 +2,9 @@ use backend_api::Result;
 use backend_api::ops::Silu;
 
 use crate::CpuTensor;
-use crate::kernel::rowwise::{for_each_row, silu_assign};
-use crate::tensor::in_place;
+use crate::kernel::rowwise::silu_assign;
+use crate::tensor::elementwise;
 
 pub(crate) fn silu(op: Silu<'_, CpuTensor>) -> Result<()> {
-    in_place(op.io, |rows| {
-        for_each_row(rows, |_, row| silu_assign(row));
-        Ok(())
-    })
+    elementwise(op.io, None, |x, _| silu_assign(x))
 }

@@ -3,11 +3,8 @@ use backend_api::ops::Softmax;
 
 use crate::CpuTensor;
 use crate::kernel::rowwise::softmax_assign;
-use crate::tensor::in_place;
+use crate::tensor::rowwise;
 
 pub(crate) fn softmax(op: Softmax<'_, CpuTensor>) -> Result<()> {
-    in_place(op.io, |rows| {
-        softmax_assign(rows);
-        Ok(())
-    })
+    rowwise(op.io, |_, rows| softmax_assign(rows))
 }
