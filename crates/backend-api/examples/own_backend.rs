@@ -178,7 +178,11 @@ impl KernelBackend for Plain {
                     return f32::NAN;
                 }
                 let (cos, sin) = (at(&cos, p, i), at(&sin, p, i));
-                if c % head_dim < half { x[c] * cos - x[c + half] * sin } else { x[c] * cos + x[c - half] * sin }
+                if c % head_dim < half {
+                    x[c] * cos - x[c + half] * sin
+                } else {
+                    x[c] * cos + x[c - half] * sin
+                }
             };
             (0..x.len()).map(turned).collect()
         });
@@ -240,7 +244,10 @@ impl KernelBackend for Plain {
     fn sample_into(&self, op: Checked<Sample<'_, Words>>) -> Result<()> {
         let op = self.take(op)?;
         if op.params.temperature != 0.0 || op.params.repetition_penalty != 1.0 {
-            return Err(Error::Unsupported { what: "sampling".into(), supported: "the largest logit".into() });
+            return Err(Error::Unsupported {
+                what: "sampling".into(),
+                supported: "the largest logit".into(),
+            });
         }
         let position = Some(op.position);
         self.argmax_into(Argmax { logits: op.logits, id: op.id, position }.check()?)

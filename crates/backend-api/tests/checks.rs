@@ -194,7 +194,8 @@ fn lookups() {
 fn fused_attention() {
     refuses(&["q", "k", "v", "positions", "out", "scratch"], |m| {
         let (q, k, v) = (m.f("q", 2, 32), m.f("k", 9, 16), m.f("v", 9, 16));
-        let (positions, mut out, mut scratch) = (m.u("positions", 2), m.f("out", 2, 32), m.f("scratch", 4, 9));
+        let (positions, mut out, mut scratch) =
+            (m.u("positions", 2), m.f("out", 2, 32), m.f("scratch", 4, 9));
         let at = At { positions: Mat::vector(&positions), first: None };
         done(
             Attention {
@@ -236,7 +237,8 @@ fn fused_attention() {
     });
     refuses(&["x", "norm", "w", "out", "scratch", "gate_up"], |m| {
         let (x, norm, w) = (m.f("x", 2, 7), m.f("norm", 1, 7), m.f("w", 10, 7));
-        let (mut out, mut scratch, mut gate_up) = (m.f("out", 2, 5), m.f("scratch", 2, 7), m.f("gate_up", 2, 10));
+        let (mut out, mut scratch, mut gate_up) =
+            (m.f("out", 2, 5), m.f("scratch", 2, 7), m.f("gate_up", 2, 10));
         done(
             NormSwiglu {
                 x: Mat::new(&x),
@@ -260,7 +262,10 @@ fn windows_must_lie_inside() {
     for (rows, cols) in [(0..5, 0..6), (0..4, 0..7), (0..4, 6..7)] {
         assert!(matches!(Mat::new(&t).sub(rows, cols), Err(Error::Shape { op: "window", .. })));
     }
-    assert!(Mat::new(&t).cols(0..3).unwrap().reshaped(2, 6).is_err(), "a window with gaps has no other shape");
+    assert!(
+        Mat::new(&t).cols(0..3).unwrap().reshaped(2, 6).is_err(),
+        "a window with gaps has no other shape"
+    );
     assert_eq!(Mat::new(&t).reshaped(8, 3).unwrap().n_rows(), 8);
 }
 

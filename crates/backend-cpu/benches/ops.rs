@@ -39,7 +39,10 @@ impl Bench {
         let best = Cell::new(f64::INFINITY);
         let mut turn = 0;
         let mut group = c.benchmark_group(group);
-        group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(3));
+        group
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(300))
+            .measurement_time(Duration::from_secs(3));
         group.throughput(match limit {
             Limit::Bytes(n) => Throughput::Bytes(n),
             Limit::Flops(n) => Throughput::Elements(n),
@@ -60,7 +63,11 @@ impl Bench {
         match limit {
             Limit::Bytes(n) => {
                 let rate = n as f64 / best.get();
-                println!("    {:.1} GB/s, {:.0} % of the read bandwidth", rate / 1e9, 100.0 * rate / self.bandwidth);
+                println!(
+                    "    {:.1} GB/s, {:.0} % of the read bandwidth",
+                    rate / 1e9,
+                    100.0 * rate / self.bandwidth
+                );
             }
             Limit::Flops(n) => {
                 let rate = n as f64 / best.get();

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use backend_api::ops::*;
 use backend_api::{
-    Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, KernelBackend, MemoryInfo, Op, Result,
+    Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, KernelBackend, MemoryInfo, Op,
+    Result,
 };
 use rayon::prelude::*;
 
@@ -49,13 +50,17 @@ impl CpuBackendBuilder {
     pub fn build(self) -> Result<CpuBackend> {
         let Some(threads) = self.threads else { return Ok(CpuBackend::new()) };
         if !(1..=1024).contains(&threads) {
-            return Err(Error::Argument { name: "threads", reason: format!("{threads} is not between 1 and 1024") });
+            return Err(Error::Argument {
+                name: "threads",
+                reason: format!("{threads} is not between 1 and 1024"),
+            });
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| Error::Backend {
-            backend: "cpu".into(),
-            op: format!("starting {threads} threads"),
-            reason: e.to_string(),
-        })?;
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| Error::Backend {
+                backend: "cpu".into(),
+                op: format!("starting {threads} threads"),
+                reason: e.to_string(),
+            })?;
         Ok(CpuBackend { pool: Some(Arc::new(pool)), ..CpuBackend::new() })
     }
 }
@@ -202,7 +207,10 @@ impl KernelBackend for CpuBackend {
     fn apply_rope_into(&self, op: Checked<ApplyRope<'_, CpuTensor>>) -> Result<()> {
         self.run(op, ops::apply_rope)
     }
-    fn compute_attention_scores_into(&self, op: Checked<ComputeAttentionScores<'_, CpuTensor>>) -> Result<()> {
+    fn compute_attention_scores_into(
+        &self,
+        op: Checked<ComputeAttentionScores<'_, CpuTensor>>,
+    ) -> Result<()> {
         self.run(op, ops::compute_attention_scores)
     }
     fn weighted_sum_rows_into(&self, op: Checked<WeightedSumRows<'_, CpuTensor>>) -> Result<()> {

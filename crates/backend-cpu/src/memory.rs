@@ -1,7 +1,7 @@
 //! Accounting of tensors, and the machine's free memory.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use backend_api::{Counters, Error, MemoryInfo, Result};
 

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use backend_api::{DType, DeviceId, DeviceTensor, Error, Io, Mat, MatMut, Result, Window, bf16, f16, tensor_bytes};
+use backend_api::{
+    DType, DeviceId, DeviceTensor, Error, Io, Mat, MatMut, Result, Window, bf16, f16, tensor_bytes,
+};
 use rayon::prelude::*;
 
 use crate::kernel::element::{Element, narrow, widen};
@@ -62,7 +64,14 @@ impl CpuTensor {
             DType::F16 => Storage::F16(vec![f16::ZERO; n]),
             DType::BF16 => Storage::BF16(vec![bf16::ZERO; n]),
             DType::U32 => Storage::U32(vec![0; n]),
-            got => return Err(Error::DType { op: "alloc", operand: "dtype", expected: "f32, f16, bf16 or u32", got }),
+            got => {
+                return Err(Error::DType {
+                    op: "alloc",
+                    operand: "dtype",
+                    expected: "f32, f16, bf16 or u32",
+                    got,
+                });
+            }
         };
         Ok(Self { storage, shape: shape.to_vec(), device, _lease: lease })
     }
@@ -218,7 +227,11 @@ impl<'a> Widened<'a> {
 
 /// Runs `f` on the window as f32 and stores what it leaves. With `keep`, `f` sees the window's contents; without, it must
 /// write everything.
-pub(crate) fn update(m: MatMut<'_, CpuTensor>, keep: bool, f: impl FnOnce(RowsMut<'_, f32>) -> Result<()>) -> Result<()> {
+pub(crate) fn update(
+    m: MatMut<'_, CpuTensor>,
+    keep: bool,
+    f: impl FnOnce(RowsMut<'_, f32>) -> Result<()>,
+) -> Result<()> {
     match floats_mut(m)? {
         FloatsMut::F32(rows) => f(rows),
         FloatsMut::F16(rows) => through_f32(rows, keep, f),
@@ -248,10 +261,7 @@ fn through_f32<T: Element>(
 
 /// Runs an operation that works on whole rows in place: `f` sees the input in the window of the output, a block of rows at a
 /// time where they must be widened, with the number of the block's first row.
-pub(crate) fn rowwise(
-    io: Io<'_, CpuTensor>,
-    f: impl Fn(usize, RowsMut<'_, f32>),
-) -> Result<()> {
+pub(crate) fn rowwise(io: Io<'_, CpuTensor>, f: impl Fn(usize, RowsMut<'_, f32>)) -> Result<()> {
     let (x, out) = match io {
         Io::InPlace(out) => (None, out),
         Io::Into(x, out) => (Some(floats(x)?), out),
@@ -277,7 +287,10 @@ fn in_blocks<T: Element>(mut out: RowsMut<'_, T>, keep: bool, f: impl Fn(usize, 
     for first in (0..rows).step_by(height) {
         let count = height.min(rows - first);
         if keep {
-            data.chunks_mut(cols.max(1)).enumerate().take(count).for_each(|(i, row)| widen(out.row(first + i), row));
+            data.chunks_mut(cols.max(1))
+                .enumerate()
+                .take(count)
+                .for_each(|(i, row)| widen(out.row(first + i), row));
         }
         if let Some(block) = RowsMut::contiguous(&mut data, count, cols) {
             f(first, block);

@@ -178,7 +178,9 @@ impl Fields<'_> {
 
     fn number(&self, name: &str) -> Result<Option<f64>> {
         let number = |v: &Value| v.as_f64().filter(|v| v.is_finite());
-        self.get(name).map(|v| number(v).ok_or_else(|| self.wrong(name, "is not a finite number"))).transpose()
+        self.get(name)
+            .map(|v| number(v).ok_or_else(|| self.wrong(name, "is not a finite number")))
+            .transpose()
     }
 
     fn positive(&self, name: &str) -> Result<Option<f64>> {
@@ -206,7 +208,8 @@ impl Fields<'_> {
     }
 
     fn refuse_unsupported(&self) -> Result<()> {
-        let unsupported = |what: String, supported: &str| Err(Error::Unsupported { what, supported: supported.into() });
+        let unsupported =
+            |what: String, supported: &str| Err(Error::Unsupported { what, supported: supported.into() });
         for name in ["attention_bias", "mlp_bias"] {
             if self.get(name).is_some_and(|v| *v != Value::Bool(false)) {
                 return unsupported(format!("`{name}`"), "models without biases");
@@ -234,7 +237,8 @@ impl Fields<'_> {
     /// Base and scaling, from the new form (`rope_parameters`) or the old (`rope_theta`, `rope_scaling`).
     fn rope(&self) -> Result<(f64, RopeScaling)> {
         let outer = self.positive("rope_theta")?.unwrap_or(DEFAULT_ROPE_THETA);
-        let Some((name, value)) = ["rope_parameters", "rope_scaling"].iter().find_map(|n| Some((*n, self.get(n)?)))
+        let Some((name, value)) =
+            ["rope_parameters", "rope_scaling"].iter().find_map(|n| Some((*n, self.get(n)?)))
         else {
             return Ok((outer, RopeScaling::None));
         };

@@ -45,7 +45,8 @@ impl<B: KernelBackend> Forward<'_, B> {
     ) -> Result<()> {
         let rows = ids.n_cols();
         let table = Mat::new(&self.weights.embed);
-        self.backend.embed_into(Embed { table, ids, out: MatMut::new(&mut act.x).rows(0..rows)? }.check()?)?;
+        self.backend
+            .embed_into(Embed { table, ids, out: MatMut::new(&mut act.x).rows(0..rows)? }.check()?)?;
         let Cache { kv, cos, sin } = cache;
         let tables = (Mat::new(&*cos), Mat::new(&*sin));
         for (layer, kv) in self.weights.layers.iter().zip(kv) {
@@ -112,7 +113,11 @@ impl<B: KernelBackend> Forward<'_, B> {
             gate_up: MatMut::new(&mut act.gate_up).rows(0..rows)?,
         };
         self.backend.norm_swiglu(front.check()?)?;
-        self.add_product(Mat::new(&act.ffn).rows(0..rows)?, &layer.down, MatMut::new(&mut act.x).rows(0..rows)?)
+        self.add_product(
+            Mat::new(&act.ffn).rows(0..rows)?,
+            &layer.down,
+            MatMut::new(&mut act.x).rows(0..rows)?,
+        )
     }
 
     fn add_product(&self, x: Mat<'_, B::Tensor>, w: &B::Tensor, out: MatMut<'_, B::Tensor>) -> Result<()> {

@@ -18,7 +18,7 @@ pub struct LoadOptions {
     pub dtype: Option<DType>,
     /// Type of the KV cache; that of the weights if absent.
     pub kv_dtype: Option<DType>,
-    /// Prompt tokens that are processed together; 512 if absent.
+    /// Prompt tokens that are processed together; [`DEFAULT_PREFILL_CHUNK`] if absent.
     pub prefill_chunk: Option<usize>,
     /// Called with bytes done and bytes in all, from several threads.
     pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
@@ -188,7 +188,10 @@ impl<B: KernelBackend> Model<B> {
         let prefill_chunk = options.prefill_chunk.unwrap_or(DEFAULT_PREFILL_CHUNK);
         for (name, wrong) in [("prefill_chunk", prefill_chunk == 0), ("kv_dtype", !kv_dtype.is_float())] {
             if wrong {
-                return Err(Error::Argument { name, reason: "must be a positive number or a float type".into() });
+                return Err(Error::Argument {
+                    name,
+                    reason: "must be a positive number or a float type".into(),
+                });
             }
         }
         let backend = backend.clone();
@@ -244,7 +247,8 @@ impl<B: KernelBackend> Model<B> {
     }
 }
 
-const DEFAULT_PREFILL_CHUNK: usize = 512;
+/// Prompt tokens that are processed together unless [`LoadOptions::prefill_chunk`] says otherwise.
+pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
 /// A stored tensor that makes up some rows of one on the device.
 struct Part {
@@ -291,7 +295,10 @@ impl<'o> Loader<'o> {
         let (s, heads) = (&self.config.shape, self.config.heads());
         let (hidden, ffn, vocab) = (s.hidden_size, s.intermediate_size, s.vocab_size);
         let stack = |prefix: &str, cols: usize, rows: &[(&str, usize)]| {
-            let part = |(name, rows): &(&str, usize)| Part { name: format!("{prefix}{name}.weight"), shape: vec![*rows, cols] };
+            let part = |(name, rows): &(&str, usize)| Part {
+                name: format!("{prefix}{name}.weight"),
+                shape: vec![*rows, cols],
+            };
             let parts: Vec<Part> = rows.iter().map(part).collect();
             make(&[rows.iter().map(|r| r.1).sum(), cols], &parts)
         };

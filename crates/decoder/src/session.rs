@@ -97,8 +97,13 @@ impl<B: KernelBackend> Session<B> {
         let kv = (0..shape.n_layers).map(|_| Ok((half()?, half()?))).collect::<Result<_>>()?;
         let cache = Cache { kv, cos: table(f64::cos)?, sin: table(f64::sin)? };
         let ids = |n: usize| b.alloc(&[n], DType::U32);
-        let device =
-            Ids { ids: ids(rows)?, positions: ids(rows)?, id: ids(1)?, position: ids(1)?, history: ids(context)? };
+        let device = Ids {
+            ids: ids(rows)?,
+            positions: ids(rows)?,
+            id: ids(1)?,
+            position: ids(1)?,
+            history: ids(context)?,
+        };
         let (tokens, graph) = (Vec::new(), B::Graph::default());
         Ok(Self { model, context, tokens, cached: 0, act, cache, device, graph, captured: None })
     }
@@ -282,8 +287,14 @@ fn forward<B: KernelBackend>(model: &Model<B>) -> Forward<'_, B> {
     Forward { backend: model.backend(), config: model.config(), weights: model.tensors() }
 }
 
-fn choose<B: KernelBackend>(b: &B, choice: Choice, logits: &B::Tensor, device: &mut Ids<B::Tensor>) -> Result<()> {
-    let (logits, id, position) = (Mat::new(logits), MatMut::vector(&mut device.id), MatMut::vector(&mut device.position));
+fn choose<B: KernelBackend>(
+    b: &B,
+    choice: Choice,
+    logits: &B::Tensor,
+    device: &mut Ids<B::Tensor>,
+) -> Result<()> {
+    let (logits, id, position) =
+        (Mat::new(logits), MatMut::vector(&mut device.id), MatMut::vector(&mut device.position));
     match choice {
         Choice::Logits => Ok(()),
         Choice::Greedy => b.argmax_into(Argmax { logits, id, position: Some(position) }.check()?),

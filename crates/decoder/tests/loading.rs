@@ -47,7 +47,8 @@ fn tensors() -> Vec<(String, Vec<usize>)> {
 
 /// Writes a folder whose weights are all 1; gives the bytes of the weights.
 fn write_model(folder: &std::path::Path) -> u64 {
-    let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare/tokenizer.json");
+    let tokenizer =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare/tokenizer.json");
     std::fs::copy(tokenizer, folder.join("tokenizer.json")).unwrap();
     let config = serde_json::json!({
         "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
@@ -57,7 +58,8 @@ fn write_model(folder: &std::path::Path) -> u64 {
     let (mut header, mut end) = (serde_json::Map::new(), 0);
     for (name, shape) in tensors() {
         let bytes = 2 * shape.iter().product::<usize>();
-        let entry = serde_json::json!({ "dtype": "BF16", "shape": shape, "data_offsets": [end, end + bytes] });
+        let entry =
+            serde_json::json!({ "dtype": "BF16", "shape": shape, "data_offsets": [end, end + bytes] });
         header.insert(name, entry);
         end += bytes;
     }

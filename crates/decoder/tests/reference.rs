@@ -9,7 +9,8 @@ use conformance::decoder::{Folder, ModelType, ReferenceConfig, ReferenceModel, R
 use conformance::tolerance::nmse;
 use decoder::{Config, GenerateOptions, LoadOptions, Model};
 
-const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare/tokenizer.json");
+const TOKENIZER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare/tokenizer.json");
 
 /// The error that a storage type may cost, as `torchless verify` has it.
 fn tolerance(dtype: DType) -> f64 {
@@ -74,7 +75,9 @@ fn tied_embeddings() {
 
 #[test]
 fn heads_of_every_kind() {
-    for (n_heads, n_kv_heads, head_dim) in [(4, 4, 8), (6, 1, 10), (7, 7, 40), (8, 2, 64), (3, 1, 80), (2, 1, 256)] {
+    for (n_heads, n_kv_heads, head_dim) in
+        [(4, 4, 8), (6, 1, 10), (7, 7, 40), (8, 2, 64), (3, 1, 80), (2, 1, 256)]
+    {
         let config = ReferenceConfig { n_heads, n_kv_heads, head_dim, ..ReferenceConfig::tiny() };
         compare("heads", config, 40, &DType::FLOATS, Folder::default());
     }
@@ -117,7 +120,13 @@ fn rotary_scaling_in_both_forms_of_config() {
 #[test]
 fn shards() {
     for shards in [2, 5] {
-        compare("shards", ReferenceConfig::tiny(), 20, &DType::FLOATS, Folder { shards, ..Folder::default() });
+        compare(
+            "shards",
+            ReferenceConfig::tiny(),
+            20,
+            &DType::FLOATS,
+            Folder { shards, ..Folder::default() },
+        );
     }
 }
 
@@ -203,6 +212,7 @@ fn absent_and_null_settings_mean_what_they_mean_to_transformers() {
     assert_eq!(null("head_dim").shape.head_dim, 8);
     assert!(absent("eos_token_id").eos_token_ids.is_empty());
     let generation = br#"{ "eos_token_id": [7, 9] }"#;
-    let config = Config::from_bytes(ReferenceConfig::tiny().config_json().as_bytes(), Some(generation)).unwrap();
+    let config =
+        Config::from_bytes(ReferenceConfig::tiny().config_json().as_bytes(), Some(generation)).unwrap();
     assert_eq!(config.eos_token_ids, [7, 9]);
 }

@@ -63,7 +63,9 @@ fn chunks_and_single_tokens_give_the_same_logits() {
     let ids: Vec<u32> = (0..70).map(|i| (i * 37) % 1000 + 10).collect();
     let last = [ids.len() - 1];
     // In f32, so that no key or value is rounded differently for a difference in the last bit.
-    let with = |chunk| load(&LoadOptions { dtype: Some(DType::F32), prefill_chunk: Some(chunk), ..LoadOptions::default() });
+    let with = |chunk| {
+        load(&LoadOptions { dtype: Some(DType::F32), prefill_chunk: Some(chunk), ..LoadOptions::default() })
+    };
     let whole = with(512).session(128).unwrap().logits(&ids, &last).unwrap();
     for chunk in [1, 7, 64] {
         let parts = with(chunk).session(128).unwrap().logits(&ids, &last).unwrap();

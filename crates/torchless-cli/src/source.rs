@@ -16,9 +16,6 @@ use crate::output::Progress;
 /// The shape that is taken where none is named.
 const DEFAULT_SHAPE: &str = "tiny-shakespeare";
 
-/// Prompt tokens that the decoder processes together unless it is told otherwise.
-pub(crate) const DEFAULT_PREFILL_CHUNK: usize = 512;
-
 /// The default context where the model could hold more.
 const DEFAULT_CONTEXT: usize = 4096;
 

@@ -17,8 +17,9 @@ pub use backend_api::{
 };
 pub use backend_cpu::CpuBackend;
 pub use decoder::{
-    Config, Family, FinishReason, GenerateOptions, Generation, GenerationStats, LoadOptions, LoadReport, Model,
-    ModelBytes, RopeScaling, Session, StopStrings, TextStream, Token, Tokenizer,
+    Config, DEFAULT_PREFILL_CHUNK, Family, FinishReason, GenerateOptions, Generation, GenerationStats,
+    LoadOptions, LoadReport, Model, ModelBytes, RopeScaling, Session, StopStrings, TextStream, Token,
+    Tokenizer,
 };
 pub use memory_estimate::{
     Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, StoredDtype, WeightDtype,

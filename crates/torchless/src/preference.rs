@@ -143,10 +143,10 @@ mod tests {
         let backend = init_backend(BackendPreference::Auto).unwrap();
         assert_eq!(backend.name(), "cpu");
         let report = backend.report();
-        assert_eq!(report.iter().map(|c| (c.backend, c.is_usable())).collect::<Vec<_>>(), [
-            ("cuda", false),
-            ("cpu", true)
-        ]);
+        assert_eq!(
+            report.iter().map(|c| (c.backend, c.is_usable())).collect::<Vec<_>>(),
+            [("cuda", false), ("cpu", true)]
+        );
         assert!(report[0].reason.contains("no CUDA backend"));
     }
 
@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn threads_are_checked() {
-        let with = |threads| init_backend_with(BackendPreference::Cpu, &BackendOptions { threads: Some(threads) });
+        let with =
+            |threads| init_backend_with(BackendPreference::Cpu, &BackendOptions { threads: Some(threads) });
         assert!(matches!(with(0), Err(Error::Argument { name: "threads", .. })));
         assert!(with(1).unwrap().info().features.contains(&"threads: 1".to_owned()));
     }

@@ -42,7 +42,10 @@ fn tensors_move_between_live_backends() {
     let there = here.to_device(&a, &b).unwrap();
     assert_eq!(there.device(), b.device());
     assert_eq!(b.to_host(&there).unwrap(), host);
-    assert!(matches!(here.to_device(&b, &a), Err(Error::Device { .. })), "not from a backend that does not own it");
+    assert!(
+        matches!(here.to_device(&b, &a), Err(Error::Device { .. })),
+        "not from a backend that does not own it"
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@ use crate::{At, DeviceId, DeviceTensor, Heads, Io, KernelBackend, Mat, MatMut, O
 /// `qkv = rmsnorm(x)·wᵀ`; queries and keys turned to their positions; keys and values written to the cache.
 ///
 /// A row of `qkv` holds `n_heads` queries, `n_kv_heads` keys and `n_kv_heads` values. Afterwards its queries are turned;
-/// its other columns, and `scratch`, are unspecified.
+/// its other columns, and `scratch`, are unspecified. Positions outside the tables or the cache have the results that
+/// [`ApplyRope`] and [`AppendRows`] define.
 #[derive(Debug)]
 pub struct NormQkvRopeAppend<'a, T> {
     /// `[rows, hidden_size]`.

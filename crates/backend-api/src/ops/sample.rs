@@ -99,7 +99,7 @@ pub fn weight(x: f32) -> u64 {
 ///
 /// The penalty applies to `history[0 ..= position]`. The id is written to `id`, the position advances by one, and the id
 /// is written to `history` at the new position if that lies inside. Logits with a NaN or +∞, or of −∞ alone, give
-/// [`NO_ID`](super::NO_ID).
+/// [`NO_ID`](super::NO_ID), which is written like any other id.
 #[derive(Debug)]
 pub struct Sample<'a, T> {
     /// `[1, vocab]`, vocab ≤ 2^22.

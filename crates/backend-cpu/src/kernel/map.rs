@@ -39,27 +39,12 @@ pub(crate) fn map2_assign(f: impl Map2, a: &mut [f32], b: &[f32]) {
     parts.for_each(|(a, b)| dispatch(Assign2 { f, a, b }));
 }
 
-/// `out[i] = f(a[i])`; slices of equal length.
-pub(crate) fn map1(f: impl Map1, a: &[f32], out: &mut [f32]) {
-    map2(First(f), a, a, out);
-}
-
 /// `a[i] = f(a[i])`.
 pub(crate) fn map1_assign(f: impl Map1, a: &mut [f32]) {
     if a.len() < 2 * MIN_PER_THREAD {
         return dispatch(Assign1 { f, a });
     }
     a.par_chunks_mut(MIN_PER_THREAD).for_each(|a| dispatch(Assign1 { f, a }));
-}
-
-#[derive(Clone, Copy)]
-struct First<F>(F);
-
-impl<F: Map1> Map2 for First<F> {
-    #[inline(always)]
-    fn apply<S: Lanes>(self, simd: S, a: S::f32s, _: S::f32s) -> S::f32s {
-        self.0.apply(simd, a)
-    }
 }
 
 struct Apply2<'a, F> {

@@ -113,11 +113,6 @@ impl<'a, T> RowsMut<'a, T> {
         self.cols
     }
 
-    /// Elements from the start of one row to the start of the next.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
-    }
-
     /// Row `i`; empty beyond the end.
     #[inline(always)]
     pub(crate) fn row(&mut self, i: usize) -> &mut [T] {
@@ -128,16 +123,6 @@ impl<'a, T> RowsMut<'a, T> {
     /// The same matrix for a shorter time.
     pub(crate) fn reborrow(&mut self) -> RowsMut<'_, T> {
         RowsMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
-    }
-
-    /// The same matrix to read.
-    pub(crate) fn as_rows(&self) -> Rows<'_, T> {
-        Rows { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
-    }
-
-    /// Everything from the first row on, gaps included.
-    pub(crate) fn into_data(self) -> &'a mut [T] {
-        self.data
     }
 
     /// The first `at` rows and the rest; `at` beyond the end leaves the rest empty.

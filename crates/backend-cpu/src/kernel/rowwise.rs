@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use super::element::Element;
 use super::exp::exp;
 use super::lanes::{Kernel, Lanes, dispatch};
-use super::map::{MIN_PER_THREAD, Map1, Map2, map1, map1_assign, map2, map2_assign};
-use super::rows::{Rows, RowsMut};
+use super::map::{MIN_PER_THREAD, Map1, Map2, map1_assign, map2, map2_assign};
+use super::rows::RowsMut;
 
 #[derive(Clone, Copy)]
 struct Add;
@@ -52,39 +52,14 @@ impl Map2 for Swiglu {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Axpy(f32);
-
-impl Map2 for Axpy {
-    #[inline(always)]
-    fn apply<S: Lanes>(self, simd: S, y: S::f32s, x: S::f32s) -> S::f32s {
-        simd.fma(simd.splat_f32s(self.0), x, y)
-    }
-}
-
-/// `out = a + b`.
-pub(crate) fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
-    map2(Add, a, b, out);
-}
-
 /// `a += b`.
 pub(crate) fn add_assign(a: &mut [f32], b: &[f32]) {
     map2_assign(Add, a, b);
 }
 
-/// `out = a · b`, value by value.
-pub(crate) fn mul(a: &[f32], b: &[f32], out: &mut [f32]) {
-    map2(Mul, a, b, out);
-}
-
 /// `a *= b`, value by value.
 pub(crate) fn mul_assign(a: &mut [f32], b: &[f32]) {
     map2_assign(Mul, a, b);
-}
-
-/// `out = x / (1 + e^-x)`.
-pub(crate) fn silu(x: &[f32], out: &mut [f32]) {
-    map1(Silu, x, out);
 }
 
 /// `x = x / (1 + e^-x)`.
@@ -97,16 +72,6 @@ pub(crate) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
     map2(Swiglu, gate, up, out);
 }
 
-/// `gate = silu(gate) · up`.
-pub(crate) fn swiglu_assign(gate: &mut [f32], up: &[f32]) {
-    map2_assign(Swiglu, gate, up);
-}
-
-/// `y += a x`.
-pub(crate) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-    map2_assign(Axpy(a), y, x);
-}
-
 /// Calls `body` with the number and the content of every row, on several threads when there is enough to do.
 pub(crate) fn for_each_row<'a>(rows: RowsMut<'a, f32>, body: impl Fn(usize, &'a mut [f32]) + Send + Sync) {
     let (count, cols) = (rows.rows(), rows.cols());
@@ -117,16 +82,7 @@ pub(crate) fn for_each_row<'a>(rows: RowsMut<'a, f32>, body: impl Fn(usize, &'a 
     rows.into_par_iter().with_min_len(MIN_PER_THREAD.div_ceil(cols.max(1))).for_each(|(i, row)| body(i, row));
 }
 
-/// `out = x / sqrt(mean(x²) + eps) · weight`, row by row; x and out `[rows, n]`, weight `[n]`.
-pub(crate) fn rmsnorm<W: Element>(x: Rows<'_, f32>, weight: &[W], eps: f32, out: RowsMut<'_, f32>) {
-    debug_assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()));
-    for_each_row(out, |i, out| {
-        out.copy_from_slice(x.row(i));
-        dispatch(Rmsnorm { x: out, weight, eps });
-    });
-}
-
-/// [`rmsnorm`] in place.
+/// `x = x / sqrt(mean(x²) + eps) · weight`, row by row; x `[rows, n]`, weight `[n]`.
 pub(crate) fn rmsnorm_assign<W: Element>(x: RowsMut<'_, f32>, weight: &[W], eps: f32) {
     for_each_row(x, |_, x| dispatch(Rmsnorm { x, weight, eps }));
 }
@@ -199,14 +155,8 @@ impl Kernel for Softmax<'_> {
     }
 }
 
-/// Rotates a head by halves: `(x1 cos - x2 sin, x2 cos + x1 sin)`, x1 and x2 being the first and the second half of
-/// `head`, `cos` and `sin` as long as a half.
-pub(crate) fn rotate_half(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    debug_assert_eq!((2 * cos.len(), cos.len()), (head.len(), sin.len()));
-    dispatch(RotateHalf { heads: head, cos, sin });
-}
-
-/// [`rotate_half`] of all heads of a row, which share their angles; a head is `2 · cos.len()` long.
+/// Rotates every head of a row by halves: `(x1 cos - x2 sin, x2 cos + x1 sin)`, x1 and x2 being the first and the second
+/// half of a head, `cos` and `sin` as long as a half.
 pub(crate) fn rotate_heads(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
     dispatch(RotateHalf { heads, cos, sin });
 }
@@ -247,27 +197,7 @@ fn rotate<S: Lanes>(simd: S, x1: S::f32s, x2: S::f32s, cos: S::f32s, sin: S::f32
     (simd.fma(x1, cos, simd.mul_f32s(x2, minus)), simd.fma(x2, cos, simd.mul_f32s(x1, sin)))
 }
 
-/// `Σ a[i] · b[i]`; slices of equal length.
-pub(crate) fn dot<W: Element>(a: &[f32], b: &[W]) -> f32 {
-    debug_assert_eq!(a.len(), b.len());
-    dispatch(Dot { a, b })
-}
-
-struct Dot<'a, W> {
-    a: &'a [f32],
-    b: &'a [W],
-}
-
-impl<W: Element> Kernel for Dot<'_, W> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> f32 {
-        dot_with(simd, self.a, self.b)
-    }
-}
-
-/// [`dot`] inside another kernel: four accumulators per lane.
+/// `Σ a[i] · b[i]` of slices of equal length: four accumulators per lane.
 #[inline(always)]
 fn dot_with<S: Lanes, W: Element>(simd: S, a: &[f32], b: &[W]) -> f32 {
     let ((a, a_tail), (b, b_tail)) = (S::as_simd_f32s(a), W::packed::<S>(b));

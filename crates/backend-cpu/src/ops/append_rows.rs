@@ -26,7 +26,12 @@ fn convert<A: Element, B: Element>(src: Rows<'_, A>, positions: &[u32], dst: Row
     scatter(src, positions, dst, copy);
 }
 
-fn scatter<A, B>(src: Rows<'_, A>, positions: &[u32], mut dst: RowsMut<'_, B>, copy: impl Fn(&[A], &mut [B])) {
+fn scatter<A, B>(
+    src: Rows<'_, A>,
+    positions: &[u32],
+    mut dst: RowsMut<'_, B>,
+    copy: impl Fn(&[A], &mut [B]),
+) {
     for (i, position) in positions.iter().enumerate() {
         let p = *position as usize;
         if p < dst.rows() {

@@ -1,7 +1,7 @@
 use std::cmp::Ordering;
 
-use backend_api::ops::{NO_ID, Sample, SampleParams, WEIGHT_ONE, weight};
 use backend_api::Result;
+use backend_api::ops::{NO_ID, Sample, SampleParams, WEIGHT_ONE, weight};
 
 use super::argmax::largest;
 use crate::CpuTensor;
@@ -13,7 +13,8 @@ const FIRST_SORTED: usize = 256;
 pub(crate) fn sample(op: Sample<'_, CpuTensor>) -> Result<()> {
     let Sample { logits, history, id, position, params } = op;
     let mut logits = Widened::new(logits)?.rows()?.row(0).to_vec();
-    let (mut history, mut id, mut position) = (integers_mut(history)?, integers_mut(id)?, integers_mut(position)?);
+    let (mut history, mut id, mut position) =
+        (integers_mut(history)?, integers_mut(id)?, integers_mut(position)?);
     let (history, id, position) = (history.row(0), id.row(0), position.row(0));
     let here = position.first().map_or(0, |p| *p);
     let seen = history.get(..=here as usize).unwrap_or(history);
@@ -61,7 +62,14 @@ fn choose(logits: &[f32], position: u32, params: &SampleParams) -> Option<u32> {
     kept.sort_unstable_by_key(|c| c.id);
     let total = kept.iter().map(|c| c.weight).sum();
     let mut left = params.draw(position, total);
-    kept.iter().find(|c| c.weight > left || { left -= c.weight; false }).map(|c| c.id)
+    kept.iter()
+        .find(|c| {
+            c.weight > left || {
+                left -= c.weight;
+                false
+            }
+        })
+        .map(|c| c.id)
 }
 
 #[derive(Clone, Copy)]

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use torchless::{Backend, DType, Estimate, EstimateRequest, KernelBackend, Model, ModelShape};
+use torchless::{
+    Backend, DEFAULT_PREFILL_CHUNK, DType, Estimate, EstimateRequest, KernelBackend, Model, ModelShape,
+};
 
 use crate::args::BenchArgs;
 use crate::bench::{Bench, OutputFile, Report, svg};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::{json, note, print};
-use crate::source::{self, DEFAULT_PREFILL_CHUNK, Source, activation_bytes, weight_dtype};
+use crate::source::{self, Source, activation_bytes, weight_dtype};
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {

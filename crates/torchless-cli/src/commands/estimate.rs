@@ -2,15 +2,14 @@
 
 use serde::Serialize;
 use torchless::{
-    BackendPreference, DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, init_backend,
+    BackendPreference, DEFAULT_PREFILL_CHUNK, DType, Estimate, EstimateRequest, Fit, KernelBackend,
+    ModelShape, init_backend,
 };
 
 use crate::args::EstimateArgs;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
-use crate::source::{
-    DEFAULT_PREFILL_CHUNK, activation_bytes, base_name, context, is_folder, named, stored_dtype, weight_dtype,
-};
+use crate::source::{activation_bytes, base_name, context, is_folder, named, stored_dtype, weight_dtype};
 
 /// The estimate as JSON shows it.
 #[derive(Serialize)]
