@@ -176,7 +176,7 @@ fn any_of_several_eos_ids_ends_the_text_and_shows_nothing() {
 fn the_context_bounds_prompt_and_answer() {
     let mut session = model().session(16).unwrap();
     let mut generation = session.generate("ROMEO:", &options(100)).unwrap();
-    let n = generation.by_ref().map(|t| t.unwrap()).count();
+    let n = generation.by_ref().inspect(|t| assert!(t.is_ok())).count();
     assert_eq!(generation.finish_reason(), Some(FinishReason::Context));
     assert_eq!(session.tokens().len(), 16);
     assert!(n > 0 && n < 16);
