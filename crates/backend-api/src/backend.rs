@@ -23,7 +23,10 @@ pub type Fill<'f> = &'f (dyn Fn(usize, &mut [u8]) -> Result<()> + Sync);
 /// [`DType::FLOATS`]; where it does not take a mixture it says [`Error::DType`].
 ///
 /// A row vector is a matrix of one row. Each operation has a form that writes into memory it is given (`…_into`), and
-/// under its bare name one that allocates the result, in the type of the first float operand.
+/// under its bare name one that allocates the result, in the type of the first float operand. An operation fails with
+/// [`Error::Device`] for another backend's tensors, with [`Error::DType`] for a mixture that the backend does not take, and with
+/// what its device reports; a returning form also with the errors of [`Op::check`](crate::Op::check) and of
+/// [`alloc`](Self::alloc), a copy to or from the host with those of [`upload`](Self::upload) and [`read`](Self::read).
 pub trait KernelBackend: Send + Sync + Sized {
     /// Owned device memory.
     type Tensor: DeviceTensor;

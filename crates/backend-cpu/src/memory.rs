@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use backend_api::{Counters, Error, MemoryInfo, Result};
 
 /// Below this size an allocation does not ask the system how much is free.
-const CHECK_FROM: usize = 16 << 20;
+pub(crate) const CHECK_FROM: usize = 16 << 20;
 
 /// What one backend has done and holds.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Stats {
 
     pub(crate) fn memory(&self) -> MemoryInfo {
         let (in_use, high_water) = (self.in_use.load(Relaxed), self.high_water.load(Relaxed));
-        MemoryInfo { in_use, high_water, free: Some(available().0) }
+        MemoryInfo { in_use, high_water, free: available().map(|(free, _)| free) }
     }
 }
 
@@ -52,9 +52,9 @@ impl Lease {
     pub(crate) fn new(stats: &Arc<Stats>, bytes: usize) -> Result<Self> {
         let requested = bytes as u64;
         if bytes >= CHECK_FROM {
-            let (free, _) = available();
+            let free = available().map_or(u64::MAX, |(free, _)| free);
             if requested > free || Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
-                return Err(Error::OutOfMemory { requested, free });
+                return Err(Error::OutOfMemory { requested, free: free.min(requested) });
             }
         }
         let in_use = stats.in_use.fetch_add(requested, Relaxed) + requested;
@@ -70,14 +70,20 @@ impl Drop for Lease {
     }
 }
 
-/// Memory that can still be had and memory in all, in bytes; a container's limit counts.
-pub(crate) fn available() -> (u64, u64) {
+/// Memory that can still be had and memory in all, in bytes, where the system tells; a container's limit counts.
+pub(crate) fn available() -> Option<(u64, u64)> {
     let mut system = sysinfo::System::new();
     system.refresh_memory_specifics(sysinfo::MemoryRefreshKind::nothing().with_ram());
-    let (mut free, mut total) = (system.available_memory(), system.total_memory());
-    if let Some(limits) = system.cgroup_limits() {
-        free = free.min(limits.free_memory);
-        total = total.min(limits.total_memory);
+    let (free, total) = (system.available_memory(), system.total_memory());
+    if total == 0 {
+        return None;
     }
-    (free, total)
+    // What a container uses beyond its processes is cache, which gives way.
+    match system.cgroup_limits() {
+        Some(limits) if limits.total_memory < total => {
+            let free = free.min(limits.total_memory.saturating_sub(limits.rss));
+            Some((free, limits.total_memory))
+        }
+        _ => Some((free, total)),
+    }
 }

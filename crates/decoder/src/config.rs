@@ -237,12 +237,19 @@ impl Fields<'_> {
     /// Base and scaling, from the new form (`rope_parameters`) or the old (`rope_theta`, `rope_scaling`).
     fn rope(&self) -> Result<(f64, RopeScaling)> {
         let outer = self.positive("rope_theta")?.unwrap_or(DEFAULT_ROPE_THETA);
-        let Some((name, value)) =
-            ["rope_parameters", "rope_scaling"].iter().find_map(|n| Some((*n, self.get(n)?)))
-        else {
-            return Ok((outer, RopeScaling::None));
+        let (name, value) = match (self.get("rope_parameters"), self.get("rope_scaling")) {
+            (None, None) => return Ok((outer, RopeScaling::None)),
+            (Some(new), Some(old)) if new != old => {
+                return Err(self.wrong("rope_scaling", "contradicts `rope_parameters`; keep one of them"));
+            }
+            (Some(new), _) => ("rope_parameters", new),
+            (None, Some(old)) => ("rope_scaling", old),
         };
         let Value::Object(map) = value else { return Err(self.wrong(name, "is not an object")) };
+        if map.values().any(Value::is_object) {
+            let what = format!("`{name}` per kind of layer");
+            return Err(Error::Unsupported { what, supported: "one rotary embedding for all layers".into() });
+        }
         let inner = Fields { map: map.clone(), path: self.path };
         let theta = inner.positive("rope_theta")?.unwrap_or(outer);
         let kind = inner.get("rope_type").or_else(|| inner.get("type"));

@@ -65,7 +65,7 @@ pub enum FinishReason {
 pub struct GenerationStats {
     /// Tokens fed before the first one was chosen.
     pub prompt_tokens: usize,
-    /// From the call to the first token.
+    /// From the call to the first token, or to the end if there was none.
     pub prompt_time: Duration,
     /// Tokens generated.
     pub generated_tokens: usize,
@@ -210,6 +210,7 @@ impl<B: KernelBackend> Generation<'_, B> {
             return Ok(None);
         }
         let Some(id) = self.next_id()? else {
+            self.stats.prompt_time = self.started.elapsed();
             let cancelled = self.cancelled();
             self.finish = Some(if cancelled { FinishReason::Cancelled } else { FinishReason::Length });
             return Ok(None);

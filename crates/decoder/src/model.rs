@@ -1,6 +1,8 @@
 //! A model's weights in a backend's memory.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -156,6 +158,7 @@ impl<B: KernelBackend> Model<B> {
         let stored = weights.info("model.embed_tokens.weight").map(|info| info.dtype);
         let dtype = options.dtype.or(stored).unwrap_or(DType::F32);
         let loader = Loader::new(&config, dtype, options)?;
+        refuse_surplus(&config, weights)?;
         let tensors = loader.tensors(|shape, parts| {
             let mut spans = Vec::with_capacity(parts.len());
             let mut end = 0;
@@ -197,6 +200,11 @@ impl<B: KernelBackend> Model<B> {
         let backend = backend.clone();
         let inner = Inner { backend, config, tokenizer, tensors, dtype, kv_dtype, prefill_chunk, report };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The context that suits most uses: the smaller of the model's maximum and 4096.
+    pub fn default_context(&self) -> usize {
+        self.config().shape.max_position_embeddings.min(4096)
     }
 
     /// Allocates a KV cache and activations for `context` positions.
@@ -290,7 +298,7 @@ impl<'o> Loader<'o> {
         LoadReport { bytes: self.done.load(Relaxed), seconds: self.start.elapsed().as_secs_f64() }
     }
 
-    /// Makes every tensor with `make(shape, parts)`.
+    /// Makes every tensor with `make(shape, parts)`, the parts being those that are stored.
     fn tensors<T>(&self, make: impl Fn(&[usize], &[Part]) -> Result<T>) -> Result<Tensors<T>> {
         let (s, heads) = (&self.config.shape, self.config.heads());
         let (hidden, ffn, vocab) = (s.hidden_size, s.intermediate_size, s.vocab_size);
@@ -325,6 +333,57 @@ impl<'o> Loader<'o> {
         })
     }
 }
+
+/// Refuses weights that would not be used: they belong to another model than the config describes.
+fn refuse_surplus(config: &Config, weights: &Weights) -> Result<()> {
+    let options = LoadOptions::default();
+    let known = RefCell::new(BTreeSet::new());
+    Loader::new(config, DType::F32, &options)?.tensors(|_, parts| {
+        known.borrow_mut().extend(parts.iter().map(|p| p.name.clone()));
+        Ok(())
+    })?;
+    let known = known.into_inner();
+    // Older checkpoints store the rotary frequencies, which follow from the config.
+    let follows = |name: &str| name.ends_with("rotary_emb.inv_freq");
+    for name in weights.names().filter(|n| !known.contains(*n) && !follows(n)) {
+        if name == "lm_head.weight" && config.shape.tie_word_embeddings {
+            refuse_other_head(config, weights)?;
+            continue;
+        }
+        let what = format!("the stored tensor `{name}`, which the config has no place for,");
+        return Err(Error::Unsupported {
+            what,
+            supported: "exactly the weights of a Mistral or Llama decoder".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses an output projection that is stored beside tied embeddings and differs from them.
+fn refuse_other_head(config: &Config, weights: &Weights) -> Result<()> {
+    let shape = [config.shape.vocab_size, config.shape.hidden_size];
+    let (embed, head) = ("model.embed_tokens.weight", "lm_head.weight");
+    weights.require(embed, &shape)?;
+    let dtype = weights.require(head, &shape)?.dtype;
+    let bytes = tensor_bytes(&shape, dtype)?;
+    let (mut a, mut b) = (vec![0; COMPARED], vec![0; COMPARED]);
+    for offset in (0..bytes).step_by(COMPARED) {
+        let n = COMPARED.min(bytes - offset);
+        weights.read(embed, dtype, offset, &mut a[..n])?;
+        weights.read(head, dtype, offset, &mut b[..n])?;
+        if a[..n] != b[..n] {
+            let what = "`tie_word_embeddings` with a stored lm_head.weight of its own".into();
+            return Err(Error::Unsupported {
+                what,
+                supported: "a config that unties them, or weights without lm_head".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of two tensors that are compared at a time.
+const COMPARED: usize = 1 << 20;
 
 /// Reads bytes `offset..` of several stored tensors that stand one after the other; `spans` holds the end of each.
 fn read_spans(

@@ -140,12 +140,12 @@ impl<B: KernelBackend> Session<B> {
     /// # Errors
     /// [`Error::Argument`] for an id outside the vocabulary or a position that is not fed, [`Error::ContextFull`].
     pub fn logits(&mut self, ids: &[u32], wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
-        self.extend(ids)?;
-        let fed = self.cached..self.tokens.len();
+        let fed = self.cached..self.tokens.len().saturating_add(ids.len());
         if let Some(position) = wanted.iter().find(|p| !fed.contains(p)) {
             let reason = format!("{position} is not among the positions fed now, {fed:?}");
             return Err(Error::Argument { name: "wanted", reason });
         }
+        self.extend(ids)?;
         let mut rows = vec![Vec::new(); wanted.len()];
         while self.cached < self.tokens.len() {
             let first = self.cached;

@@ -175,6 +175,47 @@ fn settings_that_are_not_implemented_are_refused() {
 }
 
 #[test]
+fn rotary_settings_that_contradict_each_other_are_refused() {
+    use serde_json::json;
+    let both = parse(|c| {
+        c.insert("rope_parameters".into(), json!({ "rope_type": "default" }));
+        c.insert("rope_scaling".into(), json!({ "rope_type": "linear", "factor": 8.0 }));
+    });
+    assert!(matches!(both, Err(Error::Format { .. })), "{both:?}");
+    let nested = json!({ "full_attention": { "rope_type": "linear", "factor": 8.0 } });
+    let nested = parse(|c| drop(c.insert("rope_parameters".into(), nested.clone())));
+    assert!(matches!(nested, Err(Error::Unsupported { .. })), "{nested:?}");
+    let families = parse(|c| drop(c.insert("model_type".into(), json!("llama"))));
+    assert!(matches!(families, Err(Error::Unsupported { .. })), "{families:?}");
+}
+
+/// Loads the weights of `stored` with the config of `described`.
+fn mixed(stored: &ReferenceConfig, described: &ReferenceConfig) -> Result<Model<CpuBackend>, Error> {
+    let path = tempfile::tempdir().unwrap();
+    let tokenizer = std::fs::read(TOKENIZER).unwrap();
+    let folder = Folder { tokenizer: Some(&tokenizer), ..Folder::default() };
+    ReferenceModel::random(stored.clone(), 1).write_folder(path.path(), folder).unwrap();
+    std::fs::write(path.path().join("config.json"), described.config_json()).unwrap();
+    Model::load(&Arc::new(CpuBackend::new()), path.path(), &LoadOptions::default())
+}
+
+#[test]
+fn weights_that_the_config_has_no_place_for_are_refused() {
+    let tiny = ReferenceConfig::tiny();
+    let deeper = ReferenceConfig { n_layers: 3, ..tiny.clone() };
+    let error = mixed(&deeper, &tiny).unwrap_err().to_string();
+    assert!(error.contains("model.layers.2."), "{error}");
+    let tied = ReferenceConfig { tie_word_embeddings: true, ..tiny.clone() };
+    let error = mixed(&tiny, &tied).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight"), "{error}");
+    let error = mixed(&tiny, &deeper).unwrap_err().to_string();
+    assert!(error.contains("model.layers.2."), "a missing one: {error}");
+    let wider = ReferenceConfig { intermediate_size: 50, ..tiny.clone() };
+    let error = mixed(&tiny, &wider).unwrap_err().to_string();
+    assert!(error.contains("[48, 32]") && error.contains("[50, 32]"), "{error}");
+}
+
+#[test]
 fn settings_out_of_range_are_refused() {
     use serde_json::json;
     let wrong = [

@@ -86,6 +86,12 @@ fn family(config: &Map<String, Value>) -> Result<&'static str, EstimateError> {
     // The architecture is checked even when model_type decides: a classifier has another head.
     let by_architecture = architecture.map(known).transpose()?;
     let by_model_type = model_type.map(known).transpose()?;
+    if let (Some(a), Some(b)) = (by_model_type, by_architecture)
+        && a != b
+    {
+        let found = format!("model_type {a} with an architecture of {b}");
+        return Err(EstimateError::UnsupportedFamily { found });
+    }
     by_model_type.or(by_architecture).ok_or(EstimateError::MissingField { field: "model_type" })
 }
 

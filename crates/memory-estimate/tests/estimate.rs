@@ -36,9 +36,9 @@ fn every_part_of_mistral_7b() {
     assert_eq!(estimate.weights(), 7_241_732_096 * 4);
     assert_eq!(estimate.rope_tables, 2 * 4096 * 64 * 4);
     assert_eq!(estimate.kv_cache, 1024 * MIB);
-    // x, h, qkv, att, gate_up, ffn for 512 rows; logits; ids, positions; next id; history.
+    // x, h, qkv, att, gate_up, ffn for 512 rows; logits; ids, positions; next id and position; history.
     let per_row = 4096 + 4096 + 6144 + 4096 + 28672 + 14336 + 2;
-    assert_eq!(estimate.activations, 4 * (512 * per_row + 32000 + 1 + 4096));
+    assert_eq!(estimate.activations, 4 * (512 * per_row + 32000 + 2 + 4096));
     assert_eq!(estimate.workspace, 4 * 32 * 4096);
     let parts: u64 = estimate.parts().iter().map(|(_, bytes)| bytes).sum();
     assert_eq!(estimate.total(), parts);
@@ -58,7 +58,7 @@ fn dtypes_count_only_where_they_apply() {
         assert_eq!(half.total() + half.kv_cache, full.total());
     }
     let half = EstimateRequest { activation_bytes: 2, ..request(&shape) }.estimate().unwrap();
-    let fixed = 4 * (2 * 512 + shape.vocab_size as u64 + 1 + 4096);
+    let fixed = 4 * (2 * 512 + shape.vocab_size as u64 + 2 + 4096);
     assert_eq!((half.activations - fixed) * 2, full.activations - fixed);
 }
 

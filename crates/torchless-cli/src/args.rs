@@ -47,7 +47,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
     pub(crate) device: BackendPreference,
     /// CPU threads [default: one per core].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     pub(crate) echo: bool,
     /// Most tokens to generate.
-    #[arg(long, default_value_t = 256, value_name = "N")]
+    #[arg(long, default_value_t = 256, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -113,7 +113,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
     /// Tokens that prompt and answer may take together [default: the smaller of the model's maximum and 4096].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) context: Option<usize>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
@@ -131,7 +131,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, default_value_t = 0.8, value_name = "F", allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Choose among this many of the most likely tokens; 0 is all.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     pub(crate) top_k: usize,
     /// Choose among the most likely tokens that together reach this share, above 0 and at most 1; 1 is all.
     #[arg(long, default_value_t = 0.95, value_name = "F", allow_negative_numbers = true)]
@@ -140,7 +140,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, default_value_t = 0.0, value_name = "F", allow_negative_numbers = true)]
     pub(crate) min_p: f32,
     /// Seed of the random choice; the same seed gives the same text [default: random, and printed].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
 }
 
@@ -206,7 +206,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) repeat: Option<usize>,
     /// Tokens of the context [default: what the entries need, at most the model's maximum].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) context: Option<usize>,
     /// Write all results as JSON.
     #[arg(long, value_name = "FILE")]

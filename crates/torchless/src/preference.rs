@@ -100,7 +100,7 @@ pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions
     };
     let mut report = Vec::new();
     if preference == BackendPreference::Auto {
-        report.push(Candidate { backend: "cuda", device: None, reason: no_cuda().to_string() });
+        report.push(Candidate { backend: "cuda", device: None, reason: NO_CUDA.into() });
     }
     let reason = match preference {
         BackendPreference::Cpu => "asked for",
@@ -110,12 +110,10 @@ pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions
     Ok(Backend::from_cpu(cpu, report))
 }
 
+const NO_CUDA: &str = "this build has no CUDA backend; use `cpu` or `auto`";
+
 fn no_cuda() -> Error {
-    Error::Unavailable {
-        backend: "cuda".into(),
-        reason: "this build has no CUDA backend; use `cpu` or `auto`".into(),
-        searched: Vec::new(),
-    }
+    Error::Unavailable { backend: "cuda".into(), reason: NO_CUDA.into(), searched: Vec::new() }
 }
 
 #[cfg(test)]

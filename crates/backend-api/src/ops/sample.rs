@@ -11,7 +11,7 @@ use crate::{DType, DeviceId, DeviceTensor, Error, KernelBackend, Mat, MatMut, Op
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleParams {
     /// Each distinct id of the context: a positive logit is divided by this, another multiplied (Keskar et al. 2019,
-    /// arXiv:1909.05858). Positive; 1 changes nothing.
+    /// arXiv:1909.05858). From 10^-6 to 10^6; 1 changes nothing.
     pub repetition_penalty: f32,
     /// Divides the logits. ≥ 0; 0 takes the largest logit and skips the rest.
     pub temperature: f32,
@@ -47,7 +47,7 @@ impl SampleParams {
             Err(Error::Argument { name, reason: format!("{value} is not a number {range}") })
         };
         let penalty = self.repetition_penalty;
-        range("repetition_penalty", penalty, penalty > 0.0, "above 0")?;
+        range("repetition_penalty", penalty, (1e-6..=1e6).contains(&penalty), "from 0.000001 to 1000000")?;
         range("temperature", self.temperature, self.temperature >= 0.0, "of at least 0")?;
         range("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
         range("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1")

@@ -33,11 +33,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let model = source.load(&backend, args.dtype.dtype.dtype(), &cancel)?;
     let mut session = model.session(context)?;
     let seconds = start.elapsed().as_secs_f64();
-    output::note(&format!(
-        "{name}: {} on {}, loaded in {seconds:.2} s, context {context}",
-        model.dtype(),
-        backend.name()
-    ));
+    output::note(&format!("{name}: {} on {}, context {context}", model.dtype(), backend.name()));
     if sampling.temperature > 0.0 {
         output::note(&format!("seed {seed}"));
     }
@@ -50,7 +46,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     };
     let echo = if args.echo { prompt.as_str() } else { "" };
     let done = stream(&mut session, &prompt, echo, &options, &cancel)?;
-    output::note(&done.summary());
+    output::note(&format!("loaded in {seconds:.2} s; {}", done.summary()));
     let memory = backend.memory();
     let (in_use, most) = (output::mib(memory.in_use), output::mib(memory.high_water));
     output::note(&format!("memory: {in_use} in use, {most} at most"));
@@ -130,7 +126,7 @@ fn stream(
         }
     }
     let (stats, finish) = (before.added_to(generation.stats()), generation.finish_reason());
-    if finish == Some(FinishReason::Cancelled) {
+    if finish == Some(FinishReason::Cancelled) || result.is_err() {
         output::print(&generation.remainder())?;
     }
     if !ends_in_newline && output::is_terminal() {
