@@ -203,7 +203,11 @@ impl KernelBackend for CpuBackend {
         first: usize,
         body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
     ) -> Result<()> {
-        self.install(|| body(self, Some(first)))
+        // The whole step runs on the pool, so that its operations need not wake it one by one.
+        match &self.pool {
+            Some(pool) => pool.install(|| body(self, Some(first))),
+            None => rayon::scope(|_| body(self, Some(first))),
+        }
     }
 
     fn matmul_into(&self, op: Checked<Matmul<'_, CpuTensor>>) -> Result<()> {

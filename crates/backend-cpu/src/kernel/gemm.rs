@@ -47,7 +47,7 @@ pub(crate) fn matmul<W: Element>(x: Rows<'_, f32>, w: Rows<'_, W>, out: RowsMut<
 }
 
 /// Rows from which packing the weights pays.
-const MANY: usize = 6;
+const MANY: usize = 18;
 
 /// How the weights lie.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,9 @@
 //! One vector width at a time: what the kernels need of a SIMD level beyond [`pulp::Simd`], and the choice of
 //! the level at run time.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use std::sync::OnceLock;
 
 use bytemuck::cast;
@@ -34,6 +37,12 @@ pub(crate) trait Lanes: Simd {
     /// Rows become columns.
     fn transpose(self, rows: Self::Square) -> Self::Square;
 
+    /// The sum of each row.
+    fn sum_rows(self, rows: Self::Square) -> Self::f32s;
+
+    /// Asks for the cache lines of `values`, which will be read soon.
+    fn prefetch<T>(self, values: &[T]);
+
     /// `a * b + c`, fused where the machine fuses.
     fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s;
 }
@@ -46,141 +55,6 @@ fn padded<const N: usize>(tail: &[u16]) -> [u16; N] {
         *o = t;
     }
     out
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Lanes for V4 {
-    type Half = [u16; 16];
-
-    #[inline(always)]
-    fn halves(values: &[u16]) -> (&[Self::Half], &[u16]) {
-        values.as_chunks()
-    }
-
-    #[inline(always)]
-    fn partial_half(tail: &[u16]) -> Self::Half {
-        padded(tail)
-    }
-
-    #[inline(always)]
-    fn widen_bf16(self, bits: Self::Half) -> Self::f32s {
-        let wide = self.avx512f._mm512_cvtepu16_epi32(cast(bits));
-        cast(self.avx512f._mm512_slli_epi32::<16>(wide))
-    }
-
-    #[inline(always)]
-    fn widen_f16(self, bits: Self::Half) -> Self::f32s {
-        cast(self.avx512f._mm512_cvtph_ps(cast(bits)))
-    }
-
-    type Square = [Self::f32s; 16];
-
-    #[inline(always)]
-    fn zero_square(self) -> Self::Square {
-        [self.splat_f32s(0.0); 16]
-    }
-
-    #[inline(always)]
-    fn transpose(self, rows: Self::Square) -> Self::Square {
-        // After two rounds, vector 4i + j holds in its 128-bit part l the column 4l + j of rows 4i to 4i + 3.
-        let f = self.avx512f;
-        let mut pairs = rows;
-        for i in 0..8 {
-            let (a, b) = (cast(rows[2 * i]), cast(rows[2 * i + 1]));
-            pairs[2 * i] = cast(f._mm512_unpacklo_ps(a, b));
-            pairs[2 * i + 1] = cast(f._mm512_unpackhi_ps(a, b));
-        }
-        let mut fours = pairs;
-        for i in 0..4 {
-            for j in 0..2 {
-                let (a, b) = (cast(pairs[4 * i + j]), cast(pairs[4 * i + j + 2]));
-                fours[4 * i + 2 * j] = cast(f._mm512_unpacklo_pd(a, b));
-                fours[4 * i + 2 * j + 1] = cast(f._mm512_unpackhi_pd(a, b));
-            }
-        }
-        let mut out = fours;
-        for j in 0..4 {
-            let (a, b) = (cast(fours[j]), cast(fours[4 + j]));
-            let (c, d) = (cast(fours[8 + j]), cast(fours[12 + j]));
-            let (p, q) = (f._mm512_shuffle_f32x4::<0x44>(a, b), f._mm512_shuffle_f32x4::<0xee>(a, b));
-            let (r, s) = (f._mm512_shuffle_f32x4::<0x44>(c, d), f._mm512_shuffle_f32x4::<0xee>(c, d));
-            out[j] = cast(f._mm512_shuffle_f32x4::<0x88>(p, r));
-            out[4 + j] = cast(f._mm512_shuffle_f32x4::<0xdd>(p, r));
-            out[8 + j] = cast(f._mm512_shuffle_f32x4::<0x88>(q, s));
-            out[12 + j] = cast(f._mm512_shuffle_f32x4::<0xdd>(q, s));
-        }
-        out
-    }
-
-    #[inline(always)]
-    fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {
-        self.mul_add_e_f32s(a, b, c)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Lanes for V3 {
-    type Half = [u16; 8];
-
-    #[inline(always)]
-    fn halves(values: &[u16]) -> (&[Self::Half], &[u16]) {
-        values.as_chunks()
-    }
-
-    #[inline(always)]
-    fn partial_half(tail: &[u16]) -> Self::Half {
-        padded(tail)
-    }
-
-    #[inline(always)]
-    fn widen_bf16(self, bits: Self::Half) -> Self::f32s {
-        let wide = self.avx2._mm256_cvtepu16_epi32(cast(bits));
-        cast(self.avx2._mm256_slli_epi32::<16>(wide))
-    }
-
-    #[inline(always)]
-    fn widen_f16(self, bits: Self::Half) -> Self::f32s {
-        let wide = self.avx2._mm256_cvtepi16_epi32(cast(bits));
-        f16_from_shifted(self, cast(self.avx2._mm256_slli_epi32::<13>(wide)))
-    }
-
-    type Square = [Self::f32s; 8];
-
-    #[inline(always)]
-    fn zero_square(self) -> Self::Square {
-        [self.splat_f32s(0.0); 8]
-    }
-
-    #[inline(always)]
-    fn transpose(self, rows: Self::Square) -> Self::Square {
-        // After two rounds, vector 4i + j holds in its 128-bit part l the column 4l + j of rows 4i to 4i + 3.
-        let mut pairs = rows;
-        for i in 0..4 {
-            let (a, b) = (cast(rows[2 * i]), cast(rows[2 * i + 1]));
-            pairs[2 * i] = cast(self.avx._mm256_unpacklo_ps(a, b));
-            pairs[2 * i + 1] = cast(self.avx._mm256_unpackhi_ps(a, b));
-        }
-        let mut fours = pairs;
-        for i in 0..2 {
-            for j in 0..2 {
-                let (a, b) = (cast(pairs[4 * i + j]), cast(pairs[4 * i + j + 2]));
-                fours[4 * i + 2 * j] = cast(self.avx._mm256_unpacklo_pd(a, b));
-                fours[4 * i + 2 * j + 1] = cast(self.avx._mm256_unpackhi_pd(a, b));
-            }
-        }
-        let mut out = fours;
-        for j in 0..4 {
-            let (a, b) = (cast(fours[j]), cast(fours[4 + j]));
-            out[j] = cast(self.avx._mm256_permute2f128_ps::<0x20>(a, b));
-            out[4 + j] = cast(self.avx._mm256_permute2f128_ps::<0x31>(a, b));
-        }
-        out
-    }
-
-    #[inline(always)]
-    fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {
-        self.mul_add_e_f32s(a, b, c)
-    }
 }
 
 impl Lanes for Scalar256b {
@@ -224,6 +98,19 @@ impl Lanes for Scalar256b {
         }
         cast(to)
     }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: Self::Square) -> Self::f32s {
+        let columns = self.transpose(rows);
+        let mut sum = columns[0];
+        for &column in &columns[1..] {
+            sum = self.add_f32s(sum, column);
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, _: &[T]) {}
 
     #[inline(always)]
     fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s {

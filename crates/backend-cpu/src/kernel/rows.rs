@@ -71,8 +71,9 @@ impl<'a, T> Rows<'a, T> {
     /// Row `i`; empty beyond the end.
     #[inline(always)]
     pub(crate) fn row(&self, i: usize) -> &'a [T] {
-        let start = i.saturating_mul(self.stride);
-        self.data.get(start..start.saturating_add(self.cols)).unwrap_or(&[])
+        // No overflow: `new` has checked the end of the last row.
+        let row = if i < self.rows { self.data.get(i * self.stride..) } else { None };
+        row.and_then(|row| row.get(..self.cols)).unwrap_or(&[])
     }
 
     /// The rows of `range`, cut at the end of the matrix.
@@ -116,8 +117,8 @@ impl<'a, T> RowsMut<'a, T> {
     /// Row `i`; empty beyond the end.
     #[inline(always)]
     pub(crate) fn row(&mut self, i: usize) -> &mut [T] {
-        let start = i.saturating_mul(self.stride);
-        self.data.get_mut(start..start.saturating_add(self.cols)).unwrap_or(&mut [])
+        let row = if i < self.rows { self.data.get_mut(i * self.stride..) } else { None };
+        row.and_then(|row| row.get_mut(..self.cols)).unwrap_or(&mut [])
     }
 
     /// The same matrix for a shorter time.
