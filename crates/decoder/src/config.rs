@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use backend_api::ops::MAX_VOCAB;
 use backend_api::{Error, Heads, Result};
 use memory_estimate::{EstimateError, ModelShape};
 use serde_json::{Map, Value};
@@ -99,6 +100,10 @@ impl Config {
     fn parse(config: &[u8], generation_config: Option<&[u8]>, folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let shape = ModelShape::from_config_json(config).map_err(|e| of_estimate(e, &path))?;
+        if shape.vocab_size > MAX_VOCAB {
+            let what = format!("a vocabulary of {} ids", shape.vocab_size);
+            return Err(Error::Unsupported { what, supported: format!("at most {MAX_VOCAB}") });
+        }
         let fields = Fields { map: object(config, &path)?, path: &path };
         let family = fields.family()?;
         fields.refuse_unsupported()?;

@@ -167,6 +167,7 @@ fn settings_that_are_not_implemented_are_refused() {
         ("partial_rotary_factor", json!(0.5)),
         ("layer_types", json!(["full_attention", "sliding_attention"])),
         ("architectures", json!(["Qwen2ForCausalLM"])),
+        ("vocab_size", json!((1 << 22) + 1)),
     ];
     for (name, value) in refused {
         let error = parse(|c| drop(c.insert(name.into(), value.clone()))).unwrap_err();

@@ -2,7 +2,21 @@
 //!
 //! This crate puts the layers together: [`init_backend`] chooses a device, [`Model`] loads a Hugging Face folder onto it,
 //! and a [`Session`] generates text.
-#![doc = include_str!("../../../README.md")]
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use torchless::{BackendPreference, GenerateOptions, LoadOptions, Model, init_backend};
+//!
+//! # fn main() -> torchless::Result<()> {
+//! let backend = Arc::new(init_backend(BackendPreference::Auto)?);
+//! let model = Model::load(&backend, "path/to/model", &LoadOptions::default())?;
+//! let mut session = model.session(model.default_context())?;
+//! for token in session.generate("Once upon a time", &GenerateOptions::default())? {
+//!     print!("{}", token?.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod backend;
 mod lower;
@@ -27,3 +41,8 @@ pub use memory_estimate::{
 };
 pub use preference::{BackendOptions, BackendPreference, Candidate, init_backend, init_backend_with};
 pub use unified::UnifiedTensor;
+
+/// The examples of the README, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -29,7 +29,7 @@ pub use mul::Mul;
 pub use norm_qkv_rope_append::NormQkvRopeAppend;
 pub use norm_swiglu::NormSwiglu;
 pub use rmsnorm::RmsNorm;
-pub use sample::{Sample, SampleParams, WEIGHT_ONE, weight};
+pub use sample::{MAX_VOCAB, Sample, SampleParams, WEIGHT_ONE, weight};
 pub use silu::Silu;
 pub use softmax::Softmax;
 pub use weighted_sum_rows::WeightedSumRows;

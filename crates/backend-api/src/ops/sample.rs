@@ -76,6 +76,9 @@ impl SampleParams {
     }
 }
 
+/// Most ids that [`Sample`] chooses among: their weights add up within 64 bits.
+pub const MAX_VOCAB: usize = 1 << 22;
+
 /// The [`weight`] of the most likely id.
 pub const WEIGHT_ONE: u64 = 1 << 40;
 
@@ -102,7 +105,7 @@ pub fn weight(x: f32) -> u64 {
 /// [`NO_ID`](super::NO_ID), which is written like any other id.
 #[derive(Debug)]
 pub struct Sample<'a, T> {
-    /// `[1, vocab]`, vocab ≤ 2^22.
+    /// `[1, vocab]`, vocab ≤ [`MAX_VOCAB`].
     pub logits: Mat<'a, T>,
     /// u32 `[1, context]`: the ids so far by position; context ≥ 1.
     pub history: MatMut<'a, T>,
@@ -124,7 +127,7 @@ impl<T: DeviceTensor> Op for Sample<'_, T> {
         check.index("history", &self.history, (1, self.history.n_cols().max(1)))?;
         check.index("id", &self.id, (1, 1))?;
         check.index("position", &self.position, (1, 1))?;
-        let (size, limit) = (vocab as u64, 1 << 22);
+        let (size, limit) = (vocab as u64, MAX_VOCAB as u64);
         if size > limit {
             return Err(Error::TooLarge { op: Self::NAME, operand: "logits", size, limit });
         }

@@ -1,29 +1,12 @@
 //! Attention over a key/value cache: `softmax(scale · q kᵀ) v` per head, causal, with an optional window.
 
+use backend_api::Heads;
 use rayon::prelude::*;
 
 use super::decode::attend_one;
 use super::element::Element;
 use super::prefill::attend_many;
 use super::rows::{Rows, RowsMut};
-
-/// The heads of an attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Heads {
-    /// Query heads; a multiple of `n_kv_heads`.
-    pub(crate) n_heads: usize,
-    /// Key and value heads; each serves `n_heads / n_kv_heads` neighbouring query heads.
-    pub(crate) n_kv_heads: usize,
-    /// Length of a head's vectors.
-    pub(crate) head_dim: usize,
-}
-
-impl Heads {
-    /// Query heads that share a key/value head.
-    pub(crate) fn group(self) -> usize {
-        self.n_heads / self.n_kv_heads.max(1)
-    }
-}
 
 /// Rows of queries from which the matrix products of [`attend_many`] pay.
 const MANY: usize = 4;

@@ -1,6 +1,8 @@
 //! Attention of one row of queries: the caches are streamed once, and memory sets the pace.
 
-use super::attention::{Heads, Query, for_each};
+use backend_api::Heads;
+
+use super::attention::{Query, for_each};
 use super::element::Element;
 use super::exp::exp;
 use super::lanes::{Kernel, Lanes, dispatch};

@@ -2,7 +2,7 @@ use backend_api::Result;
 use backend_api::ops::Attention;
 
 use crate::CpuTensor;
-use crate::kernel::attention::{Heads, Inputs, attention as attend};
+use crate::kernel::attention::{Inputs, attention as attend};
 use crate::tensor::{Floats, Widened, floats, integers, update};
 
 pub(crate) fn attention(op: Attention<'_, CpuTensor>) -> Result<()> {
@@ -10,7 +10,6 @@ pub(crate) fn attention(op: Attention<'_, CpuTensor>) -> Result<()> {
     let q = Widened::new(q)?;
     let (q, positions) = (q.rows()?, integers(at.positions)?.row(0));
     let scale = heads.scale();
-    let heads = Heads { n_heads: heads.n_heads, n_kv_heads: heads.n_kv_heads, head_dim: heads.head_dim };
     let (k_wide, v_wide);
     let (k, v) = match (floats(k)?, floats(v)?) {
         (k_stored, v_stored) if k_stored.same_type(&v_stored) => (k_stored, v_stored),

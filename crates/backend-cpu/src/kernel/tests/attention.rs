@@ -1,7 +1,9 @@
 use half::{bf16, f16};
 
 use super::{at_every_level, random, stored};
-use crate::kernel::attention::{Heads, Inputs, attention};
+use backend_api::Heads;
+
+use crate::kernel::attention::{Inputs, attention};
 use crate::kernel::element::Element;
 use crate::kernel::rows::{Rows, RowsMut};
 
