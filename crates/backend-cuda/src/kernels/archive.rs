@@ -1,0 +1,116 @@
+//! The embedded PTX, one deflate stream per variant, and the sources it was compiled from.
+
+use backend_api::{DType, Error, Result};
+
+/// Entry after entry: length of the name (u16), name, length of the text (u32), length of its deflate stream (u32),
+/// stream; numbers little-endian. Written by `cargo xtask build-kernels`.
+static ARCHIVE: &[u8] = include_bytes!("../../ptx/kernels.bin");
+
+/// The best PTX of a kernel for a card: of the variants for these types, the one with the highest target that the card
+/// can run. A kernel with one element type only looks at `scalar`.
+///
+/// # Errors
+/// [`Error::Unsupported`]: the kernel is not compiled for these types, or for no card this old.
+pub fn ptx(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> Result<String> {
+    let prefixes = [format!("{kernel}.{scalar}-{weight}."), format!("{kernel}.{scalar}.")];
+    let of_types = |name: &'static str| {
+        let target = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix.as_str()))?;
+        Some((rank(target.strip_suffix(".ptx")?, capability)?, name))
+    };
+    match Entries(ARCHIVE).filter_map(|(name, _)| of_types(name)).max() {
+        Some((_, name)) => text(name),
+        None => Err(Error::Unsupported {
+            what: format!("kernel `{kernel}` for {scalar} and {weight} on compute capability {capability:?}"),
+            supported: supported(kernel),
+        }),
+    }
+}
+
+/// The source of a kernel with its includes in place, for compilation at run time.
+///
+/// # Errors
+/// [`Error::Unsupported`]: there is no such kernel.
+pub fn source(kernel: &str) -> Result<String> {
+    text(&format!("{kernel}.cu"))
+}
+
+/// An entry's text.
+///
+/// # Errors
+/// [`Error::Unsupported`]: there is no such entry.
+pub fn text(name: &str) -> Result<String> {
+    let missing =
+        || Error::Unsupported { what: name.to_owned(), supported: "what `MANIFEST` lists".to_owned() };
+    let (length, stream) = Entries(ARCHIVE).find(|entry| entry.0 == name).ok_or_else(missing)?.1;
+    let damaged = |what: String| Error::Backend {
+        backend: "cuda".to_owned(),
+        op: format!("unpacking `{name}`"),
+        reason: format!("{what}; the program file is damaged"),
+    };
+    let bytes = miniz_oxide::inflate::decompress_to_vec_with_limit(stream, length)
+        .map_err(|e| damaged(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))
+}
+
+/// Names of all entries.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    Entries(ARCHIVE).map(|(name, _)| name)
+}
+
+/// How good a target is on a card: its number, an exact one (`compute_90a`) above a portable one; none if it does not run.
+fn rank(target: &str, (major, minor): (u32, u32)) -> Option<(u32, bool)> {
+    let card = major * 10 + minor;
+    let number = target.strip_prefix("compute_")?;
+    match number.strip_suffix('a') {
+        Some(exact) => exact.parse().ok().filter(|n| *n == card).map(|n| (n, true)),
+        None => number.parse().ok().filter(|n| *n <= card).map(|n| (n, false)),
+    }
+}
+
+fn supported(kernel: &str) -> String {
+    let of_kernel = |name: &'static str| name.strip_prefix(kernel)?.strip_prefix('.')?.strip_suffix(".ptx");
+    let variants: Vec<_> = names().filter_map(of_kernel).collect();
+    if variants.is_empty() { "no variant of it".to_owned() } else { variants.join(", ") }
+}
+
+/// The entries of an archive: name, length of the text, its stream. Ends early where the archive is cut off.
+struct Entries(&'static [u8]);
+
+impl Iterator for Entries {
+    type Item = (&'static str, (usize, &'static [u8]));
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (length, rest) = self.0.split_first_chunk()?;
+        let (name, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+        let (text, rest) = rest.split_first_chunk()?;
+        let (stream, rest) = rest.split_first_chunk()?;
+        let (stream, rest) = rest.split_at_checked(u32::from_le_bytes(*stream) as usize)?;
+        self.0 = rest;
+        Some((std::str::from_utf8(name).ok()?, (u32::from_le_bytes(*text) as usize, stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_rank_by_what_the_card_can_run() {
+        assert_eq!(rank("compute_50", (9, 0)), Some((50, false)));
+        assert!(rank("compute_90a", (9, 0)) > rank("compute_90", (9, 0)));
+        assert_eq!(rank("compute_90a", (10, 0)), None);
+        assert_eq!(rank("compute_80", (7, 5)), None);
+        assert!(rank("compute_120", (12, 0)) > rank("compute_90", (12, 0)));
+    }
+
+    #[test]
+    fn what_is_not_compiled_is_refused_with_what_is() {
+        let error = ptx("rmsnorm", DType::BF16, DType::F32, (9, 0)).unwrap_err().to_string();
+        assert!(error.contains("rmsnorm") && error.contains("bf16-bf16.compute_50"), "{error}");
+        assert!(ptx("rmsnorm", DType::F32, DType::F32, (3, 5)).is_err());
+        assert!(
+            ptx("nothing", DType::F32, DType::F32, (9, 0)).unwrap_err().to_string().contains("no variant")
+        );
+        assert!(source("nothing").is_err());
+    }
+}

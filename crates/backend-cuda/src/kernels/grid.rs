@@ -1,0 +1,61 @@
+//! How many blocks a launch takes. Kernels stride over what is left, so that any number of at least one is right.
+
+/// The most blocks of a launch: enough to fill any card many times over, and within every limit of the driver.
+const MOST: u64 = 1 << 20;
+
+/// Elements that a block of 256 threads takes at a time, eight per thread.
+const TILE: u64 = 2048;
+
+/// One block per piece of work.
+pub fn blocks(pieces: u64) -> u32 {
+    pieces.min(MOST) as u32
+}
+
+/// Blocks of 256 threads that take eight columns per thread.
+pub fn eights(rows: u64, cols: u64) -> u32 {
+    let lanes = cols.div_ceil(8).next_power_of_two().min(TILE / 8);
+    let across = cols.div_ceil(8).div_ceil(lanes);
+    blocks(rows.div_ceil(TILE / 8 / lanes).saturating_mul(across))
+}
+
+/// Blocks of kernels with `dots.cuh`: `m` rows against `n` rows of `k` columns.
+pub fn dots(m: u64, n: u64, k: u64) -> u32 {
+    let lanes = k.div_ceil(8).max(1).next_power_of_two().min(32);
+    let rows_of_group = if m == 1 { 4 } else { 2 };
+    if m == 0 { 0 } else { blocks(n.div_ceil(rows_of_group * 256 / lanes)) }
+}
+
+/// Blocks of kernels with `columns.cuh`: `m` rows against columns 0 .. `n`.
+pub fn columns(m: u64, n: u64) -> u32 {
+    let lanes = n.div_ceil(8).next_power_of_two().min(32);
+    blocks(m.div_ceil(4).saturating_mul(n.div_ceil(8).div_ceil(lanes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_the_elements_once() {
+        assert_eq!(eights(0, 5), 0);
+        assert_eq!(eights(5, 0), 0);
+        assert_eq!(eights(1, 2048), 1);
+        assert_eq!(eights(1, 2049), 2);
+        assert_eq!(eights(256, 8), 1);
+        assert_eq!(eights(257, 1), 2);
+        assert_eq!(eights(3, 4096), 6);
+        assert_eq!(eights(u64::MAX, u64::MAX / 2), 1 << 20);
+    }
+
+    #[test]
+    fn blocks_of_products_cover_the_outputs() {
+        assert_eq!(dots(0, 7, 7), 0);
+        assert_eq!(dots(1, 4096, 4096), 128);
+        assert_eq!(dots(5, 4096, 4096), 256);
+        assert_eq!(dots(1, 32_768, 128), 512);
+        assert_eq!(dots(1, 5, 0), 1);
+        assert_eq!(columns(4, 128), 1);
+        assert_eq!(columns(5, 257), 4);
+        assert_eq!(columns(5, 0), 0);
+    }
+}

@@ -1,0 +1,26 @@
+//! Launches `kernels/mul.cu`.
+
+use super::grid::eights;
+use crate::launch::{In, Out, Scalar, kernel};
+
+kernel! {
+    /// `out = x · y`, elementwise.
+    fn mul(
+        out: Out<'a, Scalar>,
+        out_stride: u64,
+        x: In<'a, Scalar>,
+        x_stride: u64,
+        y: In<'a, Scalar>,
+        y_stride: u64,
+        rows: u64,
+        cols: u64,
+    ),
+    block = 256,
+    types = "f32 f16 bf16",
+    targets = "compute_50",
+}
+
+/// Blocks of a launch.
+pub fn grid(rows: u64, cols: u64) -> u32 {
+    eights(rows, cols)
+}

@@ -1,0 +1,24 @@
+//! Launches `kernels/softmax.cu`.
+
+use super::grid::blocks;
+use crate::launch::{In, Out, Scalar, kernel};
+
+kernel! {
+    /// `out[r, c] = exp(x[r, c] − max x[r]) / Σ exp(x[r] − max x[r])`.
+    fn softmax(
+        out: Out<'a, Scalar>,
+        out_stride: u64,
+        x: In<'a, Scalar>,
+        x_stride: u64,
+        rows: u64,
+        cols: u64,
+    ),
+    block = 256,
+    types = "f32 f16 bf16",
+    targets = "compute_50",
+}
+
+/// Blocks of a launch.
+pub fn grid(rows: u64) -> u32 {
+    blocks(rows)
+}

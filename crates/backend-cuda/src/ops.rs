@@ -1,0 +1,380 @@
+//! From a checked operation to the launch of its kernel.
+#![expect(unsafe_code, reason = "launches")]
+
+use backend_api::ops::*;
+use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Result};
+use cudarc::driver::DriverError;
+
+use crate::device::failure;
+use crate::kernels;
+use crate::launch::{In, Out, Scalar};
+use crate::tensor::{read, write};
+use crate::{CudaBackend, CudaTensor};
+
+type B = CudaBackend;
+type T = CudaTensor;
+
+fn launched(op: &'static str, done: Result<(), DriverError>) -> Result<()> {
+    done.map_err(|e| failure(op, e))
+}
+
+/// The one type of several operands.
+fn scalar(op: &'static str, operands: &[(&'static str, DType)]) -> Result<DType> {
+    let first = operands.first().map_or(DType::F32, |o| o.1);
+    match operands.iter().find(|o| o.1 != first) {
+        Some((operand, got)) => {
+            Err(Error::DType { op, operand, expected: "the type of the other activations", got: *got })
+        }
+        None => Ok(first),
+    }
+}
+
+/// The type of a weight beside activations of type `scalar`: the same, or any beside f32.
+fn weight(op: &'static str, operand: &'static str, scalar: DType, got: DType) -> Result<DType> {
+    if got == scalar || scalar == DType::F32 {
+        return Ok(got);
+    }
+    Err(Error::DType { op, operand, expected: "the type of the activations", got })
+}
+
+fn dtype(m: &Mat<'_, T>) -> DType {
+    m.operand().dtype
+}
+
+/// Input and output of an operation that may run in place: their type, addresses, row steps and common shape. In place, both
+/// are the same memory, which the kernels that are launched with this allow.
+struct InOut<'a> {
+    scalar: DType,
+    x: In<'a, Scalar>,
+    x_stride: u64,
+    out: Out<'a, Scalar>,
+    out_stride: u64,
+    rows: u64,
+    cols: u64,
+}
+
+fn io<'a>(op: &'static str, io: Io<'a, T>) -> Result<InOut<'a>> {
+    let (a, b) = io.operands();
+    let scalar = scalar(op, &[("x", a.dtype), ("out", b.dtype)])?;
+    let (rows, cols) = (a.window.rows as u64, a.window.cols as u64);
+    let (x, mut out) = match io {
+        Io::Into(x, out) => (Some(read(&x)), out),
+        Io::InPlace(out) => (None, out),
+    };
+    let (out, out_stride) = write::<Scalar>(&mut out);
+    let (x, x_stride) = x.unwrap_or_else(|| (out.as_input(), out_stride));
+    Ok(InOut { scalar, x, x_stride, out, out_stride, rows, cols })
+}
+
+pub(crate) fn softmax(b: &B, op: Softmax<'_, T>) -> Result<()> {
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("softmax", op.io)?;
+    let launch = b.launch("softmax", scalar, scalar, kernels::softmax::grid(rows))?;
+    let args = kernels::softmax::Args { out, out_stride, x, x_stride, rows, cols };
+    // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
+    launched("softmax", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn silu(b: &B, op: Silu<'_, T>) -> Result<()> {
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("silu", op.io)?;
+    let launch = b.launch("silu", scalar, scalar, kernels::silu::grid(rows, cols))?;
+    let args = kernels::silu::Args { out, out_stride, x, x_stride, rows, cols };
+    // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
+    launched("silu", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn add(b: &B, op: Add<'_, T>) -> Result<()> {
+    let y_type = dtype(&op.y);
+    let (y, y_stride) = read(&op.y);
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("add", op.io)?;
+    self::scalar("add", &[("x", scalar), ("y", y_type)])?;
+    let launch = b.launch("add", scalar, scalar, kernels::add::grid(rows, cols))?;
+    let args = kernels::add::Args { out, out_stride, x, x_stride, y, y_stride, rows, cols };
+    // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
+    launched("add", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn mul(b: &B, op: Mul<'_, T>) -> Result<()> {
+    let y_type = dtype(&op.y);
+    let (y, y_stride) = read(&op.y);
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("mul", op.io)?;
+    self::scalar("mul", &[("x", scalar), ("y", y_type)])?;
+    let launch = b.launch("mul", scalar, scalar, kernels::mul::grid(rows, cols))?;
+    let args = kernels::mul::Args { out, out_stride, x, x_stride, y, y_stride, rows, cols };
+    // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
+    launched("mul", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn rmsnorm(b: &B, op: RmsNorm<'_, T>) -> Result<()> {
+    let w_type = dtype(&op.weight);
+    let (w, _) = read(&op.weight);
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("rmsnorm", op.io)?;
+    let weight = weight("rmsnorm", "weight", scalar, w_type)?;
+    let launch = b.launch("rmsnorm", scalar, weight, kernels::rmsnorm::grid(rows))?;
+    let args = kernels::rmsnorm::Args { out, out_stride, x, x_stride, w, rows, cols, eps: op.eps };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched("rmsnorm", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn apply_rope(b: &B, op: ApplyRope<'_, T>) -> Result<()> {
+    let ((cos, cos_stride), (sin, sin_stride)) = (read(&op.cos), read(&op.sin));
+    let (positions, _) = read(&op.at.positions);
+    let (head_dim, table_rows) = (op.head_dim as u64, op.cos.n_rows() as u64);
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("apply_rope", op.io)?;
+    let launch = b.launch("apply_rope", scalar, scalar, kernels::apply_rope::grid(rows, cols))?;
+    let args = kernels::apply_rope::Args {
+        out,
+        out_stride,
+        x,
+        x_stride,
+        cos,
+        cos_stride,
+        sin,
+        sin_stride,
+        positions,
+        rows,
+        cols,
+        head_dim,
+        table_rows,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched("apply_rope", unsafe { args.launch(launch) })
+}
+
+/// Rows of `x` up to which the weights are streamed once for all of them.
+const FEW: usize = 8;
+
+pub(crate) fn matmul(b: &B, op: Matmul<'_, T>) -> Result<()> {
+    let Matmul { x, w, mut out, accumulate, layout } = op;
+    let scalar = scalar("matmul", &[("x", dtype(&x)), ("out", out.operand().dtype)])?;
+    let weight = weight("matmul", "w", scalar, dtype(&w))?;
+    let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
+    let (few, is_plain) = (x.n_rows() <= FEW, layout == WeightLayout::InOut);
+    let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
+    let (plain, accumulate) = (u32::from(is_plain), u32::from(accumulate));
+    let done = if few {
+        let launch = b.launch("matmul_vec", scalar, weight, kernels::matmul_vec::grid(m, n, k, is_plain))?;
+        let args = kernels::matmul_vec::Args {
+            out,
+            out_stride,
+            x,
+            x_stride,
+            w,
+            w_stride,
+            m,
+            n,
+            k,
+            plain,
+            accumulate,
+        };
+        // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+        unsafe { args.launch(launch) }
+    } else {
+        let launch = b.launch("matmul", scalar, weight, kernels::matmul::grid(m, n))?;
+        let args =
+            kernels::matmul::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate };
+        // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+        unsafe { args.launch(launch) }
+    };
+    launched("matmul", done)
+}
+
+pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>) -> Result<()> {
+    const OP: &str = "compute_attention_scores";
+    let ComputeAttentionScores { q, k, scale, mut out } = op;
+    let scalar = scalar(OP, &[("q", dtype(&q)), ("out", out.operand().dtype)])?;
+    let weight = weight(OP, "k", scalar, dtype(&k))?;
+    let (rows, keys, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, q.n_cols() as u64);
+    let ((q, q_stride), (k, k_stride), (out, out_stride)) = (read(&q), read(&k), write(&mut out));
+    let launch =
+        b.launch(OP, scalar, weight, kernels::compute_attention_scores::grid(rows, keys, head_dim))?;
+    let args = kernels::compute_attention_scores::Args {
+        out,
+        out_stride,
+        q,
+        q_stride,
+        k,
+        k_stride,
+        rows,
+        keys,
+        head_dim,
+        scale,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched(OP, unsafe { args.launch(launch) })
+}
+
+pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()> {
+    const OP: &str = "weighted_sum_rows";
+    let WeightedSumRows { weights, rows, mut out } = op;
+    let scalar = scalar(OP, &[("weights", dtype(&weights)), ("out", out.operand().dtype)])?;
+    let weight = weight(OP, "rows", scalar, dtype(&rows))?;
+    let (m, n, cols) = (weights.n_rows() as u64, weights.n_cols() as u64, rows.n_cols() as u64);
+    let ((weights, weights_stride), (rows, rows_stride)) = (read(&weights), read(&rows));
+    let (out, out_stride) = write(&mut out);
+    let launch = b.launch(OP, scalar, weight, kernels::weighted_sum_rows::grid(m, cols))?;
+    let args = kernels::weighted_sum_rows::Args {
+        out,
+        out_stride,
+        weights,
+        weights_stride,
+        rows,
+        rows_stride,
+        m,
+        n,
+        cols,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched(OP, unsafe { args.launch(launch) })
+}
+
+pub(crate) fn embed(b: &B, op: Embed<'_, T>) -> Result<()> {
+    let Embed { table, ids, mut out } = op;
+    let scalar = out.operand().dtype;
+    let weight = weight("embed", "table", scalar, dtype(&table))?;
+    let (rows, cols, vocab) = (out.n_rows() as u64, out.n_cols() as u64, table.n_rows() as u64);
+    let ((table, table_stride), (ids, _), (out, out_stride)) = (read(&table), read(&ids), write(&mut out));
+    let launch = b.launch("embed", scalar, weight, kernels::embed::grid(rows, cols))?;
+    let args = kernels::embed::Args { out, out_stride, table, table_stride, ids, rows, cols, vocab };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched("embed", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn append_rows(b: &B, op: AppendRows<'_, T>) -> Result<()> {
+    let AppendRows { src, mut dst, at } = op;
+    let (scalar, stored) = (dtype(&src), dst.operand().dtype);
+    let weight = if stored == DType::U32 { stored } else { weight("append_rows", "dst", scalar, stored)? };
+    let (rows, cols, capacity) = (src.n_rows() as u64, src.n_cols() as u64, dst.n_rows() as u64);
+    let distinct = u32::from(at.first.is_some() || rows <= 1);
+    let ((src, src_stride), (positions, _)) = (read(&src), read(&at.positions));
+    let (dst, dst_stride) = write(&mut dst);
+    let launch = b.launch("append_rows", scalar, weight, kernels::append_rows::grid(rows))?;
+    let args = kernels::append_rows::Args {
+        dst,
+        dst_stride,
+        src,
+        src_stride,
+        positions,
+        rows,
+        cols,
+        capacity,
+        distinct,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched("append_rows", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn argmax(b: &B, op: Argmax<'_, T>) -> Result<()> {
+    let Argmax { logits, mut id, position } = op;
+    let scalar = dtype(&logits);
+    let (rows, cols) = (logits.n_rows() as u64, logits.n_cols() as u64);
+    let ((x, x_stride), (id, _)) = (read(&logits), write(&mut id));
+    let position = position.map_or_else(|| Out::new(0, 0), |mut p| write(&mut p).0);
+    let launch = b.launch("argmax", scalar, scalar, kernels::argmax::grid(rows))?;
+    let args = kernels::argmax::Args { id, position, x, x_stride, rows, cols };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched("argmax", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn sample(b: &B, op: Sample<'_, T>) -> Result<()> {
+    let Sample { logits, mut history, mut id, mut position, params } = op;
+    let (scalar, n) = (dtype(&logits), logits.n_cols());
+    // 8 bytes of weight and 4 of logit per id.
+    let scratch = b.scratch(12 * n)?;
+    let (weights, penalized) = (scratch.address(), scratch.address().wrapping_add(8 * n as u64));
+    let args = kernels::sample::Args {
+        id: write(&mut id).0,
+        position: write(&mut position).0,
+        context: history.n_cols() as u64,
+        history: write(&mut history).0,
+        logits: read(&logits).0,
+        vocab: n as u32,
+        penalized: Out::new(penalized, n),
+        weights: Out::new(weights, n),
+        repetition_penalty: params.repetition_penalty,
+        temperature: params.temperature,
+        top_k: params.top_k as u64,
+        top_p: params.top_p,
+        least: params.min_p_weight().min(WEIGHT_ONE),
+        seed: params.seed,
+    };
+    let launch = b.launch("sample", scalar, scalar, kernels::sample::grid())?;
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; the scratch belongs
+    // to the backend, and the stream lets one launch at a time use it.
+    launched("sample", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
+    if op.heads.head_dim > kernels::attention::MOST_HEAD_DIM {
+        return attention::compose(b, op);
+    }
+    let Attention { q, k, v, heads, window, at, mut out, .. } = op;
+    let scalar = scalar("attention", &[("q", dtype(&q)), ("out", out.operand().dtype)])?;
+    let stored = self::scalar("attention", &[("k", dtype(&k)), ("v", dtype(&v))])?;
+    let weight = weight("attention", "k", scalar, stored)?;
+    let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
+    let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
+    let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
+    let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
+    let grid = kernels::attention::grid(rows, n_kv_heads.into(), group.into());
+    let launch = b.launch("attention", scalar, weight, grid)?;
+    let args = kernels::attention::Args {
+        out,
+        out_stride,
+        q,
+        q_stride,
+        k,
+        k_stride,
+        v,
+        v_stride,
+        positions,
+        rows,
+        capacity,
+        window: window.map_or(u64::MAX, |w| w as u64),
+        n_kv_heads,
+        group,
+        head_dim: heads.head_dim as u32,
+        scale: heads.scale(),
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched("attention", unsafe { args.launch(launch) })
+}
+
+pub(crate) fn fill_random(b: &B, dst: &mut T, seed: u64, scale: f32) -> Result<()> {
+    let scalar = dst.dtype();
+    if !scalar.is_float() {
+        return Err(Error::DType {
+            op: "fill_random",
+            operand: "dst",
+            expected: "a float type",
+            got: scalar,
+        });
+    }
+    let mut all = MatMut::vector(dst);
+    let n = all.n_cols() as u64;
+    let args = kernels::fill_random::Args { out: write(&mut all).0, n, seed, scale };
+    let launch = b.launch("fill_random", scalar, scalar, kernels::fill_random::grid(n))?;
+    // SAFETY: the operand is the whole of a tensor of this type.
+    launched("fill_random", unsafe { args.launch(launch) })
+}
+
+/// Bytes of the probe: more than any cache.
+const PROBE: usize = 4 << 30;
+
+/// Times products of a vector with a matrix that no cache holds.
+pub(crate) fn read_bandwidth(b: &B) -> Result<f64> {
+    let (rows, cols) = (PROBE / 2 / 8192, 8192);
+    let mut w = b.alloc(&[rows, cols], DType::BF16)?;
+    b.fill_random(&mut w, 1, 1.0)?;
+    let mut x = b.alloc(&[cols], DType::BF16)?;
+    b.fill_random(&mut x, 2, 1.0)?;
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        b.synchronize()?;
+        let start = std::time::Instant::now();
+        let out = b.matmul_vec(&w, &x)?;
+        b.synchronize()?;
+        best = best.max(PROBE as f64 / start.elapsed().as_secs_f64());
+        drop(out);
+    }
+    Ok(best)
+}

@@ -1,0 +1,88 @@
+//! What Rust launches is what CUDA declares and what the embedded PTX holds; needs neither compiler nor GPU.
+
+use std::path::{Path, PathBuf};
+
+use backend_api::DType;
+use backend_cuda::kernels::{archive, signatures};
+use backend_cuda::launch::Signature;
+use sha2::Digest;
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `KERNEL.TYPES.TARGET` of every variant that is declared.
+fn variants(signature: &Signature) -> Vec<String> {
+    let of_target = |target: &'static str| {
+        signature.types.split(' ').map(move |types| format!("{}.{types}.{target}", signature.name))
+    };
+    signature.targets.split(' ').flat_map(of_target).collect()
+}
+
+#[test]
+fn cuda_declares_what_rust_launches() {
+    for s in signatures() {
+        let params: Vec<_> = s.params.iter().map(|(name, c, _)| format!("{c} {name}")).collect();
+        let want = format!("__launch_bounds__({}) {}({}) {{", s.block, s.name, params.join(", "));
+        let want = format!("extern \"C\" __global__ void {want}");
+        let embedded = archive::source(s.name).unwrap();
+        assert!(
+            squeezed(&embedded).contains(&want),
+            "the embedded source of {} must declare\n{want}",
+            s.name
+        );
+        // Absent where the package is built without the workspace.
+        if let Ok(cu) = std::fs::read_to_string(here().join(format!("../../kernels/{}.cu", s.name))) {
+            assert!(squeezed(&cu).contains(&want), "kernels/{}.cu must declare\n{want}", s.name);
+        }
+    }
+}
+
+#[test]
+fn ptx_declares_what_rust_launches() {
+    for s in signatures() {
+        let params = s.params.iter().enumerate();
+        let params: Vec<_> =
+            params.map(|(i, (.., ptx))| format!(".param {ptx} {}_param_{i}", s.name)).collect();
+        let want = format!(".visible .entry {}( {} ) .maxntid {}, 1, 1", s.name, params.join(", "), s.block);
+        for variant in variants(&s) {
+            let ptx = archive::text(&format!("{variant}.ptx")).unwrap();
+            assert!(squeezed(&ptx).contains(&want), "{variant} must declare\n{want}");
+        }
+    }
+}
+
+#[test]
+fn every_variant_unpacks_to_the_file_that_the_manifest_names() {
+    let manifest = std::fs::read_to_string(here().join("ptx/MANIFEST")).unwrap();
+    let mut listed = Vec::new();
+    for line in manifest.lines() {
+        if let [name, "inputs", _, "ptx", hash] = line.split(' ').collect::<Vec<_>>()[..] {
+            let ptx = archive::text(&format!("{name}.ptx")).unwrap();
+            let got: String = sha2::Sha256::digest(&ptx).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(got, hash, "{name}");
+            listed.push(name.to_owned());
+        }
+    }
+    let mut declared: Vec<_> = signatures().iter().flat_map(variants).collect();
+    declared.sort();
+    assert_eq!(listed, declared);
+    let embedded = archive::names().filter(|name| name.ends_with(".ptx")).count();
+    assert_eq!(embedded, declared.len());
+}
+
+#[test]
+fn every_kernel_has_a_portable_variant_for_each_pair_of_types_it_names() {
+    for s in signatures() {
+        for types in s.types.split(' ') {
+            let (scalar, weight) = types.split_once('-').unwrap_or((types, types));
+            let dtype = |name: &str| name.parse::<DType>().unwrap();
+            let ptx = archive::ptx(s.name, dtype(scalar), dtype(weight), (5, 0)).unwrap();
+            assert!(ptx.contains(&format!(".entry {}(", s.name)), "{} {types}", s.name);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+// mul: out[r, c] = x[r, c] * y[r, c]
+//
+// shape   out, x, y: [rows, cols], rows by stride
+// launch  grid = pieces of 2048 elements, or less: blocks stride over them; block = 256
+// needs   out is x itself or apart from it
+// how     one thread per eight columns
+// cost    moves 3 * rows * cols elements
+
+#include "common.cuh"
+
+extern "C" __global__ void __launch_bounds__(256)
+mul(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const scalar* y, u64 y_stride, u64 rows, u64 cols) {
+    bool wide = aligned(x, x_stride, rows) && aligned(y, y_stride, rows) && aligned(out, out_stride, rows);
+    for_each_eight(rows, cols, [=](u64 row, u64 c) {
+        f32 a[8], b[8];
+        load8(x + row * x_stride + c, cols - c, wide, a);
+        load8(y + row * y_stride + c, cols - c, wide, b);
+        for (u32 i = 0; i < 8; i++) a[i] *= b[i];
+        store8(out + row * out_stride + c, cols - c, wide, a);
+    });
+}

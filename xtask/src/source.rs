@@ -1,0 +1,94 @@
+//! CUDA sources: includes, headers and the declaration of the entry.
+
+use std::path::Path;
+
+use crate::Result;
+use crate::declaration::{Declaration, Param};
+use crate::project::read;
+
+/// Lines that a kernel's file may have.
+const MOST_LINES: usize = 150;
+
+/// `file` with the files of the same folder that it includes in place of the include lines, each once.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn flatten(folder: &Path, file: &str) -> Result<String> {
+    let mut seen = Vec::new();
+    inline(folder, file, &mut seen)
+}
+
+fn inline(folder: &Path, file: &str, seen: &mut Vec<String>) -> Result<String> {
+    seen.push(file.to_owned());
+    let mut flat = String::new();
+    for line in read(&folder.join(file))?.lines() {
+        match line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) {
+            Some(included) if seen.iter().any(|s| s == included) => {}
+            Some(included) => flat += &inline(folder, included, seen)?,
+            None => {
+                flat += line;
+                flat.push('\n');
+            }
+        }
+    }
+    Ok(flat)
+}
+
+/// What is wrong with a kernel's file, compared with its declaration in Rust.
+pub fn problems(cu: &str, declared: &Declaration) -> Vec<String> {
+    let mut problems = Vec::new();
+    let labels = [format!("// {}: ", declared.name)]
+        .into_iter()
+        .chain(["shape", "launch", "needs", "how", "cost"].map(|label| format!("// {label} ")));
+    for label in labels {
+        if !cu.lines().take_while(|line| line.starts_with("//")).any(|line| line.starts_with(&label)) {
+            problems.push(format!("the header lacks `{}`", label.trim_end()));
+        }
+    }
+    let lines = cu.lines().count();
+    if lines > MOST_LINES {
+        problems.push(format!("{lines} lines are more than {MOST_LINES}"));
+    }
+    match entry(cu) {
+        None => problems.push("no `extern \"C\" __global__ void __launch_bounds__(N) NAME(…)`".to_owned()),
+        Some(got) => {
+            let want = rendered(declared.block, &declared.name, &declared.params);
+            if got != want {
+                problems.push(format!("declares\n  {got}\nwhere the Rust declaration says\n  {want}"));
+            }
+        }
+    }
+    problems
+}
+
+/// An entry as both sides are compared.
+fn rendered(block: u32, name: &str, params: &[Param]) -> String {
+    let params: Vec<_> = params.iter().map(|p| format!("{} {}", p.c, p.name)).collect();
+    format!("__launch_bounds__({block}) {name}({})", params.join(", "))
+}
+
+/// The entry of a file with its white space evened out; none unless there is exactly one.
+fn entry(cu: &str) -> Option<String> {
+    let (before, rest) = cu.split_once("extern \"C\" __global__ void")?;
+    if before.contains("__global__") || rest.contains("__global__") {
+        return None;
+    }
+    let (declaration, _) = rest.split_once('{')?;
+    Some(declaration.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn includes_are_put_in_place_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("a.cu", "#include \"b.cuh\"\n#include \"c.cuh\"\na\n");
+        write("b.cuh", "b\n");
+        write("c.cuh", "#include \"b.cuh\"\nc\n");
+        assert_eq!(flatten(folder.path(), "a.cu").unwrap(), "b\nc\na\n");
+        assert!(flatten(folder.path(), "none.cu").unwrap_err().contains("none.cu"));
+    }
+}
