@@ -13,6 +13,7 @@ mod generate;
 mod model;
 mod rope;
 mod session;
+mod surplus;
 mod text;
 mod weights;
 
