@@ -74,6 +74,8 @@ pub enum Error {
     Unavailable {
         /// Name of the backend.
         backend: String,
+        /// Which obstacle, for programs.
+        cause: Cause,
         /// Why, and what would make it available.
         reason: String,
         /// What was looked for, and where.
@@ -160,6 +162,34 @@ pub enum Error {
     },
 }
 
+/// What keeps a backend from being used, in whole or for one kernel or library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// This build does not have the backend.
+    NotBuilt,
+    /// No driver was found.
+    NoDriver,
+    /// What was found is a toolkit's stub of the driver.
+    StubDriver,
+    /// The driver is too old, or does not fit the rest of its installation.
+    OldDriver,
+    /// The driver does not start.
+    DriverFailed,
+    /// There is no such device, or none that may be used.
+    NoDevice,
+    /// No kernel fits the card, or the driver cannot compile one for it.
+    NoKernelImage,
+    /// The driver is too old for the version of the kernels' assembly.
+    PtxVersion,
+    /// The driver refuses the kernels' assembly; the reason ends with its log.
+    InvalidPtx,
+    /// The run-time compiler was not found, or will not do.
+    NoCompiler,
+    /// A library of matrix products was asked for and not found, or will not do.
+    NoBlas,
+}
+
 impl Error {
     /// An [`Error::Io`] about `path`, for `map_err`.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
@@ -193,6 +223,7 @@ mod tests {
         assert_eq!(e.to_string(), "m.safetensors, byte 8: cut");
         let e = Error::Unavailable {
             backend: "cuda".into(),
+            cause: Cause::NoDriver,
             reason: "no driver".into(),
             searched: vec!["libcuda.so.1".into()],
         };

@@ -20,7 +20,7 @@ mod window;
 pub use backend::{Fill, KernelBackend};
 pub use device::{Counters, DeviceId, DeviceInfo, DeviceTensor, MemoryInfo, tensor_bytes};
 pub use dtype::{DType, Element};
-pub use error::{Error, Result};
+pub use error::{Cause, Error, Result};
 pub use half::{bf16, f16};
 pub use host::{HostElement, HostTensor};
 pub use ndarray;

@@ -1,6 +1,5 @@
 //! The backend: one device, one stream, its memory and its kernels.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,16 +8,13 @@ use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, KernelBackend, MemoryInfo,
     Result, tensor_bytes,
 };
-use cudarc::driver::sys;
 
-use crate::device::{self, Device, DeviceMemory};
-use crate::kernels::archive;
+use crate::builder::CudaBackendBuilder;
+use crate::device::{self, Device, DeviceMemory, Event};
+use crate::functions::{self, Functions};
 use crate::launch::Launch;
 use crate::pool::{Block, Pool, PoolStats};
 use crate::{CudaTensor, ops};
-
-/// Bytes that an upload stages at a time.
-const STAGED: usize = 16 << 20;
 
 /// Runs operations on an NVIDIA GPU. A clone is the same backend.
 #[derive(Clone)]
@@ -28,7 +24,8 @@ pub struct CudaBackend {
 
 pub(crate) struct Inner {
     id: DeviceId,
-    functions: Mutex<HashMap<(&'static str, DType, DType), Function>>,
+    options: CudaBackendBuilder,
+    pub(crate) functions: Functions,
     pool: Pool<DeviceMemory>,
     pub(crate) device: Arc<Device>,
     scratch: Mutex<Option<Arc<Block<DeviceMemory>>>>,
@@ -38,17 +35,10 @@ pub(crate) struct Inner {
     reads: AtomicU64,
 }
 
-/// A loaded kernel.
-#[derive(Clone, Copy)]
-struct Function(sys::CUfunction);
-
-#[expect(unsafe_code, reason = "a handle of the driver is a pointer")]
-// SAFETY: a function's handle may be used from any thread while its context lives, which `Inner` sees to.
-unsafe impl Send for Function {}
-
 impl std::fmt::Debug for CudaBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("CudaBackend").field(&self.inner.device.name).finish()
+        let Inner { device, options, .. } = &*self.inner;
+        f.debug_tuple("CudaBackend").field(device).field(options).finish()
     }
 }
 
@@ -56,26 +46,22 @@ impl CudaBackend {
     /// A backend on the first GPU.
     ///
     /// # Errors
-    /// As [`CudaBackend::with_device`].
+    /// As [`CudaBackendBuilder::build`].
     pub fn new() -> Result<Self> {
-        Self::with_device(0)
+        Self::builder().build()
     }
 
     /// A backend on the GPU of this number.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] without a driver or without that GPU.
+    /// As [`CudaBackendBuilder::build`].
     pub fn with_device(ordinal: usize) -> Result<Self> {
-        Self::open(ordinal, false)
+        Self::builder().device(ordinal).build()
     }
 
-    /// As [`CudaBackend::with_device`]; memory is filled with `0xFF` before it is handed out, so that what is read but was
-    /// not written shows as NaN.
-    ///
-    /// # Errors
-    /// As [`CudaBackend::with_device`].
-    pub fn poisoned(ordinal: usize) -> Result<Self> {
-        Self::open(ordinal, true)
+    /// Settings for a backend other than the usual.
+    pub fn builder() -> CudaBackendBuilder {
+        CudaBackendBuilder::default()
     }
 
     /// Whether a driver and a GPU are there; creates no context.
@@ -83,13 +69,15 @@ impl CudaBackend {
         device::count().is_ok_and(|n| n > 0)
     }
 
-    fn open(ordinal: usize, poison: bool) -> Result<Self> {
-        let device = Arc::new(Device::open(ordinal)?);
+    pub(crate) fn from_builder(options: CudaBackendBuilder) -> Result<Self> {
+        let source = options.source()?;
+        let device = Device::open(options.device, options.kernel_target)?;
         let inner = Inner {
-            id: DeviceId::unique("cuda", ordinal),
-            functions: Mutex::default(),
-            pool: Pool::new(DeviceMemory(device.clone()), poison),
+            id: DeviceId::unique("cuda", options.device),
+            functions: Functions::new(source),
+            pool: Pool::new(DeviceMemory(device.clone()), options.poison),
             device,
+            options,
             scratch: Mutex::default(),
             launches: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
@@ -99,6 +87,17 @@ impl CudaBackend {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Loads every kernel for activations of type `scalar` and weights of type `weight`, on several threads, so that no later
+    /// operation of these types waits for one; returns how many there are. Kernels are otherwise loaded when they first run.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] for a kernel that the driver or the card does not take.
+    pub fn preload(&self, scalar: DType, weight: DType) -> Result<usize> {
+        let keys = functions::keys(scalar, weight);
+        self.inner.functions.preload(&self.inner.device, &keys)?;
+        Ok(keys.len())
+    }
+
     /// Where and how to launch a kernel for these element types.
     pub(crate) fn launch(
         &self,
@@ -106,22 +105,13 @@ impl CudaBackend {
         scalar: DType,
         weight: DType,
         grid: u32,
-    ) -> Result<Launch> {
+    ) -> Result<Launch<'_>> {
         let inner = &self.inner;
-        inner.device.bind()?;
-        let mut functions = inner.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (kernel, scalar, weight);
-        let function = match functions.get(&key) {
-            Some(function) => *function,
-            None => {
-                let ptx = archive::ptx(kernel, scalar, weight, inner.device.capability)?;
-                let function = Function(inner.device.load(kernel, &ptx)?);
-                functions.insert(key, function);
-                function
-            }
-        };
+        let device = &*inner.device;
+        device.bind()?;
+        let function = inner.functions.get(device, (kernel, scalar, weight))?;
         inner.launches.fetch_add(1, Relaxed);
-        Ok(Launch { function: function.0, stream: inner.device.stream, grid })
+        Ok(Launch { device, function: function.0, stream: device.stream, grid })
     }
 
     /// Memory for the intermediate values of one launch, kept for the next: the stream runs one after the other.
@@ -136,6 +126,29 @@ impl CudaBackend {
     /// What the memory pool holds and did.
     pub fn pool_stats(&self) -> PoolStats {
         self.inner.pool.stats()
+    }
+
+    /// Lets [`PoolStats::high_water`] start again from what is in use now.
+    pub fn reset_high_water(&self) {
+        self.inner.pool.reset_high_water();
+    }
+
+    /// A mark behind everything issued so far, for [`CudaBackend::elapsed`].
+    ///
+    /// # Errors
+    /// What the driver answers.
+    #[doc(hidden)]
+    pub fn record(&self) -> Result<Event> {
+        Event::record(&self.inner.device)
+    }
+
+    /// Milliseconds of the device's time between two marks of this backend; waits for the later.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    #[doc(hidden)]
+    pub fn elapsed(&self, from: &Event, to: &Event) -> Result<f64> {
+        from.until(to)
     }
 
     /// Gives memory that no tensor uses back to the driver; returns how many bytes.
@@ -176,7 +189,10 @@ impl KernelBackend for CudaBackend {
     }
     fn info(&self) -> DeviceInfo {
         let d = &self.inner.device;
-        let features = vec![format!("compute capability {}.{}", d.capability.0, d.capability.1)];
+        let mut features = vec![format!("compute capability {}.{}", d.card.0, d.card.1)];
+        if d.capability != d.card {
+            features.push(format!("kernels for {}.{}", d.capability.0, d.capability.1));
+        }
         DeviceInfo { id: self.inner.id, name: d.name.clone(), features, total_memory: Some(d.total_memory) }
     }
     fn counters(&self) -> Counters {
@@ -201,6 +217,7 @@ impl KernelBackend for CudaBackend {
         ops::read_bandwidth(self)
     }
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
+        self.inner.device.alive()?;
         let block = Arc::new(self.inner.pool.allocate(tensor_bytes(shape, dtype)?)?);
         self.inner.allocations.fetch_add(1, Relaxed);
         Ok(CudaTensor { block, shape: shape.to_vec(), dtype, device: self.inner.id })
@@ -208,12 +225,7 @@ impl KernelBackend for CudaBackend {
     fn upload(&self, shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<CudaTensor> {
         let tensor = self.alloc(shape, dtype)?;
         self.inner.writes.fetch_add(1, Relaxed);
-        let mut staging = vec![0; STAGED.min(tensor.bytes())];
-        for offset in (0..tensor.bytes()).step_by(STAGED) {
-            let part = &mut staging[..STAGED.min(tensor.bytes() - offset)];
-            fill(offset, part)?;
-            self.inner.device.write(tensor.block.address() + offset as u64, part)?;
-        }
+        self.inner.device.upload(tensor.block.address(), tensor.bytes(), fill)?;
         Ok(tensor)
     }
     fn write(&self, dst: &mut CudaTensor, offset: usize, src: &[u8]) -> Result<()> {

@@ -6,7 +6,10 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
-use cudarc::driver::{DriverError, result, sys};
+use cudarc::driver::sys;
+
+pub use crate::device::DriverError;
+use crate::device::{Device, driver};
 
 /// An element type as `.cu` files spell it.
 pub trait Element {
@@ -143,16 +146,18 @@ pub struct Signature {
 
 /// Where and how often a kernel runs.
 #[derive(Clone, Copy, Debug)]
-pub struct Launch {
+pub struct Launch<'d> {
+    /// Where; its context is current.
+    pub(crate) device: &'d Device,
     /// The loaded variant.
-    pub function: sys::CUfunction,
+    pub(crate) function: sys::CUfunction,
     /// The stream it is queued on.
-    pub stream: sys::CUstream,
+    pub(crate) stream: sys::CUstream,
     /// Blocks; none launches nothing.
-    pub grid: u32,
+    pub(crate) grid: u32,
 }
 
-impl Launch {
+impl Launch<'_> {
     /// Queues the kernel.
     ///
     /// # Errors
@@ -166,9 +171,12 @@ impl Launch {
         if self.grid == 0 {
             return Ok(());
         }
-        let (grid, block) = ((self.grid, 1, 1), (block, 1, 1));
+        let (params, extra) = (params.as_mut_ptr(), std::ptr::null_mut());
         // SAFETY: the caller's promise; the driver copies the values before it returns.
-        unsafe { result::launch_kernel(self.function, grid, block, 0, self.stream, params) }
+        unsafe {
+            driver::launch_kernel(self.function, self.grid, 1, 1, block, 1, 1, 0, self.stream, params, extra)
+        }
+        .inspect_err(|e| drop(self.device.failed("a launch", *e)))
     }
 }
 
@@ -197,7 +205,7 @@ macro_rules! kernel {
             /// `on.function` is this kernel, compiled for the types that the operands hold; each operand spans what the
             /// header of the `.cu` file states, and stays allocated until the kernel has run.
             #[expect(unsafe_code, reason = "what the operands span is known to the caller alone")]
-            pub unsafe fn launch(self, on: $crate::launch::Launch) -> Result<(), cudarc::driver::DriverError> {
+            pub unsafe fn launch(self, on: $crate::launch::Launch<'_>) -> Result<(), $crate::launch::DriverError> {
                 let mut params = [$($crate::launch::Param::address(&self.$arg)),*];
                 // SAFETY: order and types are those of `signature`, which is proven equal to the compiled kernel's; the
                 // rest is the caller's promise.

@@ -3,9 +3,8 @@
 
 use backend_api::ops::*;
 use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Result};
-use cudarc::driver::DriverError;
 
-use crate::device::failure;
+use crate::device::{DriverError, failure};
 use crate::kernels;
 use crate::launch::{In, Out, Scalar};
 use crate::tensor::{read, write};

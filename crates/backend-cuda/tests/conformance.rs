@@ -1,13 +1,50 @@
-//! The suite that every backend must pass, on a GPU: `cargo test --release -p backend-cuda -- --ignored`.
+//! The suite that every backend must pass, on a GPU: `cargo test --release -p backend-cuda -- --ignored`; without the cases
+//! that need gigabytes, `-- --ignored --skip huge`; under a sanitizer, `quick::` alone.
 
-use backend_cuda::CudaBackend;
+use std::sync::OnceLock;
+
+use backend_api::Result;
+use backend_cuda::{CudaBackend, CudaBackendBuilder};
+
+/// A backend of its own, on a context that lives as long as the process: making one takes far longer than a case.
+fn backend(with: impl Fn(CudaBackendBuilder) -> CudaBackendBuilder) -> Result<CudaBackend> {
+    static CONTEXT: OnceLock<Result<CudaBackend>> = OnceLock::new();
+    CONTEXT.get_or_init(CudaBackend::new);
+    with(CudaBackend::builder()).build()
+}
 
 mod plain {
     use super::*;
-    conformance::suite!(CudaBackend::new().unwrap(), ignore = "needs an NVIDIA GPU");
+    conformance::suite!(backend(|b| b).unwrap(), ignore = "needs an NVIDIA GPU");
 }
 
-mod poisoned {
+mod poison {
     use super::*;
-    conformance::suite!(CudaBackend::poisoned(0).unwrap(), ignore = "needs an NVIDIA GPU");
+    conformance::suite!(backend(|b| b.poison(true)).unwrap(), ignore = "needs an NVIDIA GPU");
+}
+
+/// As on the oldest card.
+mod portable {
+    use super::*;
+    conformance::suite!(backend(|b| b.kernel_target((5, 0))).unwrap(), ignore = "needs an NVIDIA GPU");
+}
+
+#[cfg(feature = "nvrtc")]
+mod nvrtc {
+    use super::*;
+    use backend_cuda::KernelSource;
+    conformance::suite!(
+        backend(|b| b.kernels(KernelSource::Nvrtc)).unwrap(),
+        ignore = "needs an NVIDIA GPU and NVRTC"
+    );
+}
+
+mod quick {
+    use super::*;
+    conformance::suite!(backend(|b| b).unwrap(), ignore = "needs an NVIDIA GPU", group = Quick);
+}
+
+mod large {
+    use super::*;
+    conformance::huge_suite!(backend(|b| b).unwrap());
 }

@@ -113,7 +113,8 @@ pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions
 const NO_CUDA: &str = "this build has no CUDA backend; use `cpu` or `auto`";
 
 fn no_cuda() -> Error {
-    Error::Unavailable { backend: "cuda".into(), reason: NO_CUDA.into(), searched: Vec::new() }
+    let cause = backend_api::Cause::NotBuilt;
+    Error::Unavailable { backend: "cuda".into(), cause, reason: NO_CUDA.into(), searched: Vec::new() }
 }
 
 #[cfg(test)]

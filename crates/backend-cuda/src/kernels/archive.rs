@@ -1,6 +1,6 @@
 //! The embedded PTX, one deflate stream per variant, and the sources it was compiled from.
 
-use backend_api::{DType, Error, Result};
+use backend_api::{Cause, DType, Error, Result};
 
 /// Entry after entry: length of the name (u16), name, length of the text (u32), length of its deflate stream (u32),
 /// stream; numbers little-endian. Written by `cargo xtask build-kernels`.
@@ -10,20 +10,56 @@ static ARCHIVE: &[u8] = include_bytes!("../../ptx/kernels.bin");
 /// can run. A kernel with one element type only looks at `scalar`.
 ///
 /// # Errors
-/// [`Error::Unsupported`]: the kernel is not compiled for these types, or for no card this old.
+/// [`Error::Unsupported`]: the kernel is not compiled for these types. [`Error::Unavailable`]: for no card this old.
 pub fn ptx(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> Result<String> {
-    let prefixes = [format!("{kernel}.{scalar}-{weight}."), format!("{kernel}.{scalar}.")];
-    let of_types = |name: &'static str| {
-        let target = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix.as_str()))?;
-        Some((rank(target.strip_suffix(".ptx")?, capability)?, name))
-    };
-    match Entries(ARCHIVE).filter_map(|(name, _)| of_types(name)).max() {
-        Some((_, name)) => text(name),
-        None => Err(Error::Unsupported {
-            what: format!("kernel `{kernel}` for {scalar} and {weight} on compute capability {capability:?}"),
+    text(best(kernel, scalar, weight, capability)?.0)
+}
+
+/// The target that [`ptx`] chooses: `compute_50`, `compute_90a`, ….
+///
+/// # Errors
+/// As [`ptx`].
+pub fn target(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> Result<&'static str> {
+    Ok(best(kernel, scalar, weight, capability)?.1)
+}
+
+/// Name of the best entry, and its target.
+fn best(
+    kernel: &str,
+    scalar: DType,
+    weight: DType,
+    capability: (u32, u32),
+) -> Result<(&'static str, &'static str)> {
+    let mut compiled = variants(kernel, scalar, weight).peekable();
+    if compiled.peek().is_none() {
+        return Err(Error::Unsupported {
+            what: format!("kernel `{kernel}` for {scalar} and {weight}"),
             supported: supported(kernel),
-        }),
+        });
     }
+    let ranked = compiled.filter_map(|(name, target)| Some((rank(target, capability)?, (name, target))));
+    let (major, minor) = capability;
+    ranked.max().map(|(_, variant)| variant).ok_or_else(|| Error::Unavailable {
+        backend: "cuda".to_owned(),
+        cause: Cause::NoKernelImage,
+        reason: format!(
+            "kernel `{kernel}` is compiled for no card of compute capability {major}.{minor}; 5.0 is needed, or use the CPU"
+        ),
+        searched: variants(kernel, scalar, weight).map(|(name, _)| name.to_owned()).collect(),
+    })
+}
+
+/// Entries of a kernel for these types, with their targets.
+fn variants(
+    kernel: &str,
+    scalar: DType,
+    weight: DType,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let prefixes = [format!("{kernel}.{scalar}-{weight}."), format!("{kernel}.{scalar}.")];
+    names().filter_map(move |name| {
+        let target = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix.as_str()))?;
+        Some((name, target.strip_suffix(".ptx")?))
+    })
 }
 
 /// The source of a kernel with its includes in place, for compilation at run time.
@@ -107,7 +143,10 @@ mod tests {
     fn what_is_not_compiled_is_refused_with_what_is() {
         let error = ptx("rmsnorm", DType::BF16, DType::F32, (9, 0)).unwrap_err().to_string();
         assert!(error.contains("rmsnorm") && error.contains("bf16-bf16.compute_50"), "{error}");
-        assert!(ptx("rmsnorm", DType::F32, DType::F32, (3, 5)).is_err());
+        let old = ptx("rmsnorm", DType::F32, DType::F32, (3, 5)).unwrap_err();
+        assert!(matches!(old, Error::Unavailable { cause: Cause::NoKernelImage, .. }), "{old}");
+        assert!(old.to_string().contains("3.5") && old.to_string().contains("rmsnorm.f32-f32"), "{old}");
+        assert_eq!(target("add", DType::F32, DType::F32, (5, 2)).unwrap(), "compute_50");
         assert!(
             ptx("nothing", DType::F32, DType::F32, (9, 0)).unwrap_err().to_string().contains("no variant")
         );

@@ -65,7 +65,7 @@ pub struct PoolStats {
     pub requested: u64,
     /// What live blocks occupy: `requested` rounded up to size classes.
     pub in_use: u64,
-    /// Largest `in_use` so far.
+    /// Largest `in_use` so far, or since it was reset.
     pub high_water: u64,
     /// What is reserved with the raw allocator.
     pub reserved: u64,
@@ -118,6 +118,12 @@ impl<A: RawAllocator> Pool<A> {
         let before = state.heap.reserved;
         while self.shared.release_idle(&mut state) {}
         before - state.heap.reserved
+    }
+
+    /// Lets the high water, and what is kept for it, start again from what is in use now.
+    pub(crate) fn reset_high_water(&self) {
+        let mut state = self.shared.lock();
+        state.stats.high_water = state.heap.in_use;
     }
 
     /// Reads the statistics.

@@ -1,0 +1,159 @@
+//! Kernels as the driver holds them.
+
+use std::ffi::{CString, c_void};
+use std::sync::PoisonError;
+
+use backend_api::{Cause, Error, Result};
+use cudarc::driver::sys::{self, CUjit_option};
+
+use super::driver::{self, code};
+use super::{Device, DriverError};
+
+/// Bytes of the log that the driver's compiler writes.
+const LOG: usize = 16 << 10;
+
+/// A loaded kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Function(pub(crate) sys::CUfunction);
+
+#[expect(unsafe_code, reason = "a handle of the driver is a pointer")]
+// SAFETY: a function may be launched from any thread while its context lives, which its `Device` sees to.
+unsafe impl Send for Function {}
+
+/// A loaded image.
+#[derive(Debug)]
+pub(crate) struct Module(sys::CUmodule);
+
+#[expect(unsafe_code, reason = "calls of the driver")]
+impl Module {
+    /// Gives it back; the context is current and nothing of the module runs.
+    pub(super) fn unload(self) {
+        // SAFETY: nothing else has the handle.
+        let _ = unsafe { driver::module_unload(self.0) };
+    }
+}
+
+/// What the driver's compiler has to say.
+struct Log(Vec<u8>);
+
+impl Log {
+    fn text(&self) -> String {
+        let end = self.0.iter().position(|b| *b == 0).unwrap_or(self.0.len());
+        String::from_utf8_lossy(self.0.get(..end).unwrap_or_default()).trim().to_owned()
+    }
+}
+
+#[expect(unsafe_code, reason = "calls of the driver")]
+impl Device {
+    /// Loads an image, PTX text or a cubin, and gives the function `name` in it; both live as long as the device is open.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where the image does not suit driver or card, with the log of the driver's compiler;
+    /// [`Error::Backend`] for what else the driver answers.
+    pub(crate) fn load(&self, name: &str, mut image: Vec<u8>) -> Result<Function> {
+        self.bind()?;
+        let entry = CString::new(name)
+            .map_err(|_| Error::Argument { name: "kernel", reason: "its name holds a NUL".into() })?;
+        image.push(0);
+        let op = format!("loading kernel `{name}`");
+        let module = self.load_image(&op, &image)?;
+        let mut function = std::ptr::null_mut();
+        // SAFETY: the module was loaded just now; `entry` ends with a NUL; writes a handle.
+        let found = unsafe { driver::module_get_function(&raw mut function, module.0, entry.as_ptr()) };
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner).push(module);
+        found.map_err(|e| self.failed(&op, e))?;
+        Ok(Function(function))
+    }
+
+    fn load_image(&self, op: &str, image: &[u8]) -> Result<Module> {
+        let (mut error, mut info) = (Log(vec![0; LOG]), Log(vec![0; LOG]));
+        let mut names = [
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+            CUjit_option::CU_JIT_INFO_LOG_BUFFER,
+            CUjit_option::CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES,
+        ];
+        // One byte is kept from the driver, so that a log always ends.
+        let size = std::ptr::without_provenance_mut::<c_void>(LOG - 1);
+        let mut values: [*mut c_void; 4] =
+            [error.0.as_mut_ptr().cast(), size, info.0.as_mut_ptr().cast(), size];
+        let mut module = std::ptr::null_mut();
+        let image = image.as_ptr().cast();
+        // SAFETY: `image` ends with a NUL as PTX must and outlives the call, as do the logs of the stated sizes; each
+        // value is of its option's kind; writes a handle.
+        let done = unsafe {
+            let (names, values) = (names.as_mut_ptr(), values.as_mut_ptr());
+            driver::module_load_data_ex(&raw mut module, image, 4, names, values)
+        };
+        done.map_err(|e| with_log(self.failed(op, e), &error.text(), &info.text()))?;
+        Ok(Module(module))
+    }
+
+    /// Offset and size of each parameter of a loaded kernel in bytes; none where the driver is too old to tell.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub(crate) fn parameters(&self, function: Function) -> Result<Option<Vec<(usize, usize)>>> {
+        self.bind()?;
+        let mut found = Vec::new();
+        loop {
+            let (mut offset, mut size) = (0, 0);
+            // SAFETY: the function is loaded; writes two integers.
+            let answer = unsafe {
+                driver::func_get_param_info(function.0, found.len(), &raw mut offset, &raw mut size)
+            };
+            match answer {
+                Ok(()) => found.push((offset, size)),
+                Err(DriverError(code::INVALID_VALUE)) => return Ok(Some(found)),
+                Err(DriverError(code::NOT_FOUND)) => return Ok(None),
+                Err(e) => return Err(self.failed("asking for parameters", e)),
+            }
+        }
+    }
+}
+
+/// A failed load with what the compiler said about it.
+fn with_log(failed: Error, error: &str, info: &str) -> Error {
+    let log = if error.is_empty() { info } else { error };
+    if log.is_empty() {
+        return failed;
+    }
+    match failed {
+        Error::Unavailable { backend, cause, reason, searched } => {
+            // A compiler that stops at the version line says that the PTX is invalid before it says why.
+            let newer = cause == Cause::InvalidPtx && log.contains("Unsupported .version");
+            let cause = if newer { Cause::PtxVersion } else { cause };
+            Error::Unavailable { backend, cause, reason: format!("{reason}; its log:\n{log}"), searched }
+        }
+        Error::Backend { backend, op, reason } => {
+            Error::Backend { backend, op, reason: format!("{reason}; its log:\n{log}") }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::failure;
+
+    #[test]
+    fn logs_end_up_in_the_error() {
+        let invalid = || failure("loading kernel `k`", DriverError(code::INVALID_PTX));
+        let text = with_log(invalid(), "ptxas line 3: parse error", "").to_string();
+        assert!(text.contains("ptxas line 3: parse error") && text.contains("its log"), "{text}");
+        assert_eq!(with_log(invalid(), "", "").to_string(), invalid().to_string());
+        let newer =
+            with_log(invalid(), "ptxas fatal: Unsupported .version 9.9; current version is '8.0'", "");
+        assert!(matches!(newer, Error::Unavailable { cause: Cause::PtxVersion, .. }), "{newer}");
+        let other = with_log(failure("loading kernel `k`", DriverError(701)), "", "info").to_string();
+        assert!(other.contains("info"), "{other}");
+    }
+
+    #[test]
+    fn a_log_ends_at_its_nul() {
+        assert_eq!(Log(b" text \0rest".to_vec()).text(), "text");
+        assert_eq!(Log(b"full".to_vec()).text(), "full");
+        assert_eq!(Log(Vec::new()).text(), "");
+    }
+}

@@ -1,0 +1,7 @@
+//! What only a GPU can show.
+
+mod child;
+mod loading;
+mod lost;
+mod transfers;
+mod use_together;

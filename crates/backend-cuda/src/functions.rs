@@ -1,0 +1,139 @@
+//! The kernels that a backend has loaded.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use backend_api::{DType, Error, Result};
+
+use crate::KernelSource;
+use crate::device::{Device, Function};
+use crate::kernels::{archive, signatures};
+use crate::launch::Signature;
+
+/// Kernel, type of activations, type of weights.
+pub(crate) type Key = (&'static str, DType, DType);
+
+/// Loaded kernels; each is loaded when it is first asked for.
+#[derive(Debug)]
+pub(crate) struct Functions {
+    source: KernelSource,
+    /// The inner lock is held while a kernel is being loaded, so that different ones load at once.
+    loaded: Mutex<HashMap<Key, Arc<Mutex<Option<Function>>>>>,
+}
+
+impl Functions {
+    pub(crate) fn new(source: KernelSource) -> Self {
+        Self { source, loaded: Mutex::default() }
+    }
+
+    /// The kernel, loaded if it was not.
+    pub(crate) fn get(&self, device: &Device, key: Key) -> Result<Function> {
+        let place = {
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(loaded.entry(key).or_default())
+        };
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = *place {
+            return Ok(function);
+        }
+        let image = image(self.source, key, device)?;
+        let function = device.load(key.0, image)?;
+        check(key.0, device.parameters(function)?)?;
+        Ok(*place.insert(function))
+    }
+
+    /// Loads several kernels on several threads.
+    pub(crate) fn preload(&self, device: &Device, keys: &[Key]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(key) = keys.get(next.fetch_add(1, Relaxed)) {
+                self.get(device, *key)?;
+            }
+            Ok(())
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(keys.len());
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            others.into_iter().fold(work(), |done, other| {
+                done.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })
+        })
+    }
+}
+
+/// Every kernel that is compiled for activations and weights of these types.
+pub(crate) fn keys(scalar: DType, weight: DType) -> Vec<Key> {
+    let (both, one) = (format!("{scalar}-{weight}"), scalar.to_string());
+    let of_types = |types: &str| types.split(' ').any(|t| t == both || t == one);
+    signatures().iter().filter(|s| of_types(s.types)).map(|s| (s.name, scalar, weight)).collect()
+}
+
+/// What the driver is given.
+fn image(source: KernelSource, (kernel, scalar, weight): Key, device: &Device) -> Result<Vec<u8>> {
+    match source {
+        KernelSource::Embedded => {
+            archive::ptx(kernel, scalar, weight, device.capability).map(String::into_bytes)
+        }
+        #[cfg(feature = "nvrtc")]
+        KernelSource::Nvrtc => crate::nvrtc::compile(kernel, scalar, weight, device.capability),
+        #[cfg(not(feature = "nvrtc"))]
+        KernelSource::Nvrtc => Err(KernelSource::not_built()),
+    }
+}
+
+/// Whether the driver found the parameters that Rust passes, where it can tell.
+fn check(kernel: &str, found: Option<Vec<(usize, usize)>>) -> Result<()> {
+    let declared = signatures().into_iter().find(|s| s.name == kernel).map(|s| layout(&s));
+    match (found, declared) {
+        (Some(found), Some(declared)) if found != declared => Err(Error::Backend {
+            backend: "cuda".into(),
+            op: format!("loading kernel `{kernel}`"),
+            reason: format!("its parameters lie at {found:?}, and {declared:?} (offset, size) were declared"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Offset and size in bytes of each parameter: numbers and pointers, each aligned to its size.
+fn layout(signature: &Signature) -> Vec<(usize, usize)> {
+    let mut end = 0usize;
+    let place = |(.., ptx): &(_, _, &str)| {
+        let size = if ptx.ends_with("64") { 8 } else { 4 };
+        let offset = end.next_multiple_of(size);
+        end = offset + size;
+        (offset, size)
+    };
+    signature.params.iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_the_driver_found_elsewhere_are_refused() {
+        let rmsnorm = vec![(0, 8), (8, 8), (16, 8), (24, 8), (32, 8), (40, 8), (48, 8), (56, 4)];
+        assert!(check("rmsnorm", Some(rmsnorm.clone())).is_ok());
+        assert!(check("rmsnorm", None).is_ok());
+        let mut longer = rmsnorm.clone();
+        longer.push((60, 4));
+        let error = check("rmsnorm", Some(longer)).unwrap_err().to_string();
+        assert!(error.contains("rmsnorm") && error.contains("(60, 4)"), "{error}");
+        assert!(check("rmsnorm", Some(rmsnorm[..7].to_vec())).is_err());
+    }
+
+    #[test]
+    fn keys_are_the_kernels_of_the_types() {
+        let names = |scalar, weight| keys(scalar, weight).iter().map(|k| k.0).collect::<Vec<_>>();
+        let bf16 = names(DType::BF16, DType::BF16);
+        assert!(["add", "matmul", "sample", "attention"].iter().all(|name| bf16.contains(name)), "{bf16:?}");
+        assert!(names(DType::F32, DType::BF16).contains(&"matmul"));
+        assert!(!names(DType::BF16, DType::F32).contains(&"matmul"));
+        for (kernel, scalar, weight) in keys(DType::F16, DType::F16) {
+            assert!(archive::ptx(kernel, scalar, weight, (5, 0)).is_ok(), "{kernel}");
+        }
+    }
+}

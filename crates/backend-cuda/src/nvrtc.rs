@@ -1,0 +1,227 @@
+//! The embedded sources, compiled for the card at hand by NVRTC, which is opened when it is first needed.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::{null, null_mut};
+use std::sync::OnceLock;
+
+use backend_api::{Cause, DType, Error, Result};
+use libloading::Library;
+
+use crate::kernels::archive;
+use crate::libraries;
+
+/// Major versions, the best first.
+const VERSIONS: [u32; 2] = [13, 12];
+
+type Program = *mut c_void;
+type Create = unsafe extern "system" fn(
+    *mut Program,
+    *const c_char,
+    *const c_char,
+    c_int,
+    *const *const c_char,
+    *const *const c_char,
+) -> c_int;
+type Compile = unsafe extern "system" fn(Program, c_int, *const *const c_char) -> c_int;
+type Destroy = unsafe extern "system" fn(*mut Program) -> c_int;
+type Size = unsafe extern "system" fn(Program, *mut usize) -> c_int;
+type Content = unsafe extern "system" fn(Program, *mut c_char) -> c_int;
+type Count = unsafe extern "system" fn(*mut c_int) -> c_int;
+type Text = unsafe extern "system" fn(c_int) -> *const c_char;
+
+/// The functions of NVRTC that are used.
+struct Nvrtc {
+    create: Create,
+    compile: Compile,
+    destroy: Destroy,
+    log: (Size, Content),
+    ptx: (Size, Content),
+    cubin: (Size, Content),
+    text: Text,
+    /// Architectures that it compiles for, as `90` for compute capability 9.0.
+    targets: Vec<u32>,
+    /// Kept open for the functions.
+    _library: Library,
+}
+
+#[expect(unsafe_code, reason = "functions of a library")]
+impl Nvrtc {
+    /// The functions; none if one is missing.
+    fn of(library: Library) -> Option<Self> {
+        // SAFETY: the types are those of the functions in `nvrtc.h`; `library` stays open as long as the result lives.
+        unsafe {
+            let counted = *library.get::<Count>("nvrtcGetNumSupportedArchs").ok()?;
+            let listed = *library
+                .get::<unsafe extern "system" fn(*mut c_int) -> c_int>("nvrtcGetSupportedArchs")
+                .ok()?;
+            let mut count = 0;
+            if counted(&raw mut count) != 0 {
+                return None;
+            }
+            let mut targets = vec![0; usize::try_from(count).ok()?];
+            if listed(targets.as_mut_ptr()) != 0 {
+                return None;
+            }
+            let pair = |size: &str, content: &str| {
+                Some((*library.get::<Size>(size).ok()?, *library.get::<Content>(content).ok()?))
+            };
+            Some(Self {
+                create: *library.get("nvrtcCreateProgram").ok()?,
+                compile: *library.get("nvrtcCompileProgram").ok()?,
+                destroy: *library.get("nvrtcDestroyProgram").ok()?,
+                log: pair("nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?,
+                ptx: pair("nvrtcGetPTXSize", "nvrtcGetPTX")?,
+                cubin: pair("nvrtcGetCUBINSize", "nvrtcGetCUBIN")?,
+                text: *library.get("nvrtcGetErrorString").ok()?,
+                targets: targets.into_iter().map(c_int::unsigned_abs).collect(),
+                _library: library,
+            })
+        }
+    }
+
+    /// Compiles `source`; an `sm_…` target gives a cubin, a `compute_…` one PTX. The error is what the compiler says.
+    fn run(&self, name: &str, source: &str, options: &[String]) -> Result<Vec<u8>, String> {
+        let text = |s: &str| CString::new(s).map_err(|_| "a text holds a NUL".to_owned());
+        let (source, name) = (text(source)?, text(name)?);
+        let texts = options.iter().map(|o| text(o)).collect::<Result<Vec<_>, _>>()?;
+        let pointers: Vec<_> = texts.iter().map(|t| t.as_ptr()).collect();
+        let count = c_int::try_from(pointers.len()).unwrap_or(0);
+        let is_cubin = options.iter().any(|o| o.starts_with("-arch=sm_"));
+        let mut program = null_mut();
+        // SAFETY: all texts end with a NUL and outlive the calls; the program is destroyed once.
+        unsafe {
+            self.check((self.create)(&raw mut program, source.as_ptr(), name.as_ptr(), 0, null(), null()))?;
+            let compiled = self.check((self.compile)(program, count, pointers.as_ptr()));
+            let result = match compiled {
+                Ok(()) => self.content(program, if is_cubin { self.cubin } else { self.ptx }),
+                Err(code) => {
+                    let log = self.content(program, self.log).unwrap_or_default();
+                    let log = String::from_utf8_lossy(&log);
+                    Err(format!("{code}; its log:\n{}", log.trim_end_matches(['\0', '\n'])))
+                }
+            };
+            let _ = (self.destroy)(&raw mut program);
+            result
+        }
+    }
+
+    fn check(&self, code: c_int) -> Result<(), String> {
+        if code == 0 {
+            return Ok(());
+        }
+        // SAFETY: takes any code and gives a text that lives as long as the library, or null.
+        let text = unsafe {
+            let text = (self.text)(code);
+            if text.is_null() { "?".into() } else { CStr::from_ptr(text).to_string_lossy() }
+        };
+        Err(format!("NVRTC answered {text} ({code})"))
+    }
+
+    /// # Safety
+    /// `program` is alive, and the functions belong together.
+    unsafe fn content(&self, program: Program, (size, content): (Size, Content)) -> Result<Vec<u8>, String> {
+        let mut bytes = 0;
+        // SAFETY: writes one integer, then as many bytes as it said.
+        unsafe {
+            self.check(size(program, &raw mut bytes))?;
+            let mut buffer = vec![0u8; bytes];
+            self.check(content(program, buffer.as_mut_ptr().cast()))?;
+            Ok(buffer)
+        }
+    }
+}
+
+/// NVRTC, opened by the first call that finds it.
+fn nvrtc() -> Result<&'static Nvrtc> {
+    static NVRTC: OnceLock<Nvrtc> = OnceLock::new();
+    if let Some(nvrtc) = NVRTC.get() {
+        return Ok(nvrtc);
+    }
+    let opened = libraries::open("nvrtc", &VERSIONS, Nvrtc::of).map_err(missing)?;
+    Ok(NVRTC.get_or_init(|| opened))
+}
+
+fn missing(searched: Vec<String>) -> Error {
+    Error::Unavailable {
+        backend: "cuda".into(),
+        cause: Cause::NoCompiler,
+        reason:
+            "NVRTC 12 or 13, which compiles kernels at run time, was not found; install the CUDA toolkit or \
+                 `pip install nvidia-cuda-nvrtc-cu12`, or use the embedded kernels"
+                .into(),
+        searched,
+    }
+}
+
+/// What NVRTC is asked for: machine code of the card where it can, so that no driver is too old for its PTX; otherwise PTX of the
+/// best architecture below. `variant` is the target of the embedded kernel, which may be of one architecture alone.
+fn arch(variant: &str, (major, minor): (u32, u32), supported: &[u32]) -> Option<String> {
+    let card = major * 10 + minor;
+    let exact = if variant.ends_with('a') { "a" } else { "" };
+    if supported.contains(&card) {
+        return Some(format!("sm_{card}{exact}"));
+    }
+    let below = supported.iter().filter(|t| **t < card).max()?;
+    exact.is_empty().then(|| format!("compute_{below}"))
+}
+
+/// Compiles a kernel for the card.
+///
+/// # Errors
+/// [`Error::Unsupported`] for types that the kernel is not written for, [`Error::Unavailable`] without NVRTC or where it
+/// does not know the card, [`Error::Backend`] with the log where it does not compile.
+pub(crate) fn compile(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> Result<Vec<u8>> {
+    let variant = archive::target(kernel, scalar, weight, capability)?;
+    let nvrtc = nvrtc()?;
+    let arch = arch(variant, capability, &nvrtc.targets).ok_or_else(|| Error::Unavailable {
+        backend: "cuda".into(),
+        cause: Cause::NoCompiler,
+        reason: format!(
+            "the NVRTC that was found compiles for {:?} and not for compute capability {capability:?}; install another \
+             version of it, or use the embedded kernels",
+            nvrtc.targets
+        ),
+        searched: Vec::new(),
+    })?;
+    let options = [format!("-arch={arch}"), format!("-DSCALAR={scalar}"), format!("-DWEIGHT={weight}")];
+    nvrtc.run(&format!("{kernel}.cu"), &archive::source(kernel)?, &options).map_err(|reason| Error::Backend {
+        backend: "cuda".into(),
+        op: format!("compiling kernel `{kernel}` for {arch}"),
+        reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_card_itself_is_asked_for_where_it_is_known() {
+        let known = [75, 80, 90, 100];
+        assert_eq!(arch("compute_50", (9, 0), &known).unwrap(), "sm_90");
+        assert_eq!(arch("compute_90a", (9, 0), &known).unwrap(), "sm_90a");
+        assert_eq!(arch("compute_50", (8, 6), &known).unwrap(), "compute_80");
+        assert_eq!(arch("compute_86a", (8, 6), &known), None);
+        assert_eq!(arch("compute_50", (5, 0), &known), None);
+    }
+
+    #[test]
+    fn a_missing_compiler_is_typed_and_says_where_it_was_sought() {
+        let error = missing(vec!["libnvrtc.so.13".into()]);
+        assert!(matches!(error, Error::Unavailable { cause: Cause::NoCompiler, .. }));
+        let text = error.to_string();
+        assert!(text.contains("libnvrtc.so.13") && text.contains("pip install"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC"]
+    fn errors_of_a_source_come_with_the_log() {
+        let nvrtc = nvrtc().unwrap();
+        let log =
+            nvrtc.run("k.cu", "__global__ void k() { what; }", &["-arch=compute_90".into()]).unwrap_err();
+        assert!(log.contains("k.cu(1)") && log.contains("what"), "{log}");
+        let ptx =
+            nvrtc.run("k.cu", "extern \"C\" __global__ void k() {}", &["-arch=compute_90".into()]).unwrap();
+        assert!(String::from_utf8_lossy(&ptx).contains(".entry k"));
+    }
+}
