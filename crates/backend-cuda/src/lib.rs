@@ -1,4 +1,7 @@
 //! The CUDA backend: needs NVIDIA's driver at run time and nothing to build.
+//!
+//! Usable alone: what its users need of [`backend_api`] is here, too, and `backend_api::ops` holds the operations as structs.
+//! `examples/alone.rs` is a program that depends on nothing else.
 
 mod backend;
 mod device;
@@ -11,5 +14,9 @@ mod pool;
 mod tensor;
 
 pub use backend::CudaBackend;
+pub use backend_api::{
+    self, At, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostElement,
+    HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
+};
 pub use pool::PoolStats;
 pub use tensor::CudaTensor;
