@@ -85,19 +85,28 @@ fn make(backend: &Backend, shape: &[usize], dtype: DType, bytes: &[u8]) -> Unifi
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn tensors_move_bit_for_bit_both_ways() {
-    let (cpu, gpu, other) = (cpu(), cuda(), cuda());
+    let (cpu, gpu) = (cpu(), cuda());
+    // A second backend on the same GPU, and each further GPU.
+    let gpus = torchless::devices().into_iter().filter(|d| d.backend == "cuda" && d.is_usable());
+    let others: Vec<_> = gpus.map(|d| init_backend(d.preference).unwrap()).collect();
+    assert!(!others.is_empty());
     for dtype in DType::ALL {
         // The last one takes several parts of the staging, and the parts end at odd places.
         for shape in [&[][..], &[0, 5], &[1], &[3, 7], &[257, 129], &[4099, 4097]] {
             let bytes = pattern(shape, dtype);
-            let host = make(&cpu, shape, dtype, &bytes);
-            let up = host.to_device(&cpu, &gpu).unwrap();
-            let across = up.to_device(&gpu, &other).unwrap();
-            let beside = up.to_device(&gpu, &gpu).unwrap();
-            let down = across.to_device(&other, &cpu).unwrap();
-            for (tensor, on) in [(&up, &gpu), (&across, &other), (&beside, &gpu), (&down, &cpu)] {
+            let check = |tensor: &UnifiedTensor, on: &Backend| {
                 assert_eq!((tensor.shape(), tensor.dtype(), tensor.device()), (shape, dtype, on.device()));
                 assert!(on.download(tensor).unwrap() == bytes, "{dtype} {shape:?} on {}", on.device());
+            };
+            let host = make(&cpu, shape, dtype, &bytes);
+            let up = host.to_device(&cpu, &gpu).unwrap();
+            check(&up, &gpu);
+            check(&up.to_device(&gpu, &gpu).unwrap(), &gpu);
+            check(&up.to_device(&gpu, &cpu).unwrap(), &cpu);
+            for other in &others {
+                let across = up.to_device(&gpu, other).unwrap();
+                check(&across, other);
+                check(&across.to_device(other, &gpu).unwrap(), &gpu);
             }
         }
     }
