@@ -2,6 +2,7 @@
 
 mod backend;
 mod device;
+mod heads;
 #[doc(hidden)]
 pub mod kernels;
 #[doc(hidden)]
