@@ -191,7 +191,7 @@ pub trait KernelBackend: Send + Sync + Sized {
     ) -> Result<Self::Tensor> {
         ops::compute_attention_scores(self, q, k, scale)
     }
-    /// [`WeightedSumRows`]: `weights [m, n]`, `rows [n, cols]`, `[m, cols]`.
+    /// [`WeightedSumRows`] of one head: `weights [m, n]`, `rows [n, cols]`, `[m, cols]`.
     fn weighted_sum_rows(&self, weights: &Self::Tensor, rows: &Self::Tensor) -> Result<Self::Tensor> {
         ops::weighted_sum_rows(self, weights, rows)
     }

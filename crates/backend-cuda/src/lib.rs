@@ -7,6 +7,7 @@ mod backend;
 mod builder;
 mod device;
 mod functions;
+mod heads;
 #[doc(hidden)]
 pub mod kernels;
 #[doc(hidden)]

@@ -2,9 +2,10 @@
 #![expect(unsafe_code, reason = "launches")]
 
 use backend_api::ops::*;
-use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Result};
+use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Op, Result};
 
 use crate::device::{DriverError, failure};
+pub(crate) use crate::heads::{compute_attention_scores, weighted_sum_rows};
 use crate::kernels;
 use crate::launch::{In, Out, Scalar};
 use crate::tensor::{read, write};
@@ -177,9 +178,15 @@ pub(crate) fn matmul(b: &B, op: Matmul<'_, T>) -> Result<()> {
     launched("matmul", done)
 }
 
-pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>) -> Result<()> {
-    const OP: &str = "compute_attention_scores";
-    let ComputeAttentionScores { q, k, scale, mut out } = op;
+/// Scores of one head.
+pub(crate) fn scores_of_head(
+    b: &B,
+    q: Mat<'_, T>,
+    k: Mat<'_, T>,
+    scale: f32,
+    mut out: MatMut<'_, T>,
+) -> Result<()> {
+    const OP: &str = ComputeAttentionScores::<T>::NAME;
     let scalar = scalar(OP, &[("q", dtype(&q)), ("out", out.operand().dtype)])?;
     let weight = weight(OP, "k", scalar, dtype(&k))?;
     let (rows, keys, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, q.n_cols() as u64);
@@ -202,9 +209,14 @@ pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>)
     launched(OP, unsafe { args.launch(launch) })
 }
 
-pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()> {
-    const OP: &str = "weighted_sum_rows";
-    let WeightedSumRows { weights, rows, mut out } = op;
+/// Sums of one head.
+pub(crate) fn sum_of_head(
+    b: &B,
+    weights: Mat<'_, T>,
+    rows: Mat<'_, T>,
+    mut out: MatMut<'_, T>,
+) -> Result<()> {
+    const OP: &str = WeightedSumRows::<T>::NAME;
     let scalar = scalar(OP, &[("weights", dtype(&weights)), ("out", out.operand().dtype)])?;
     let weight = weight(OP, "rows", scalar, dtype(&rows))?;
     let (m, n, cols) = (weights.n_rows() as u64, weights.n_cols() as u64, rows.n_cols() as u64);

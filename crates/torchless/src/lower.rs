@@ -69,7 +69,7 @@ lower! {
     ApplyRope { io cos sin at; head_dim }
     Argmax { logits id position; }
     Attention { q k v at out scratch; heads window }
-    ComputeAttentionScores { q k out; scale }
+    ComputeAttentionScores { q k out; heads scale }
     Embed { table ids out; }
     Matmul { x w out; accumulate layout }
     Mul { io y; }
@@ -79,5 +79,5 @@ lower! {
     Sample { logits history id position; params }
     Silu { io; }
     Softmax { io; }
-    WeightedSumRows { weights rows out; }
+    WeightedSumRows { weights rows out; heads }
 }
