@@ -11,6 +11,7 @@ use backend_api::{
 };
 use cudarc::driver::sys;
 
+use crate::blas::Blas;
 use crate::device::{self, Device, DeviceMemory};
 use crate::kernels::archive;
 use crate::launch::Launch;
@@ -29,9 +30,10 @@ pub struct CudaBackend {
 pub(crate) struct Inner {
     id: DeviceId,
     functions: Mutex<HashMap<(&'static str, DType, DType), Function>>,
-    pool: Pool<DeviceMemory>,
+    pub(crate) pool: Pool<DeviceMemory>,
     pub(crate) device: Arc<Device>,
     scratch: Mutex<Option<Arc<Block<DeviceMemory>>>>,
+    pub(crate) blas: Blas,
     launches: AtomicU64,
     allocations: AtomicU64,
     writes: AtomicU64,
@@ -91,6 +93,7 @@ impl CudaBackend {
             pool: Pool::new(DeviceMemory(device.clone()), poison),
             device,
             scratch: Mutex::default(),
+            blas: Blas::new(true),
             launches: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -120,8 +123,12 @@ impl CudaBackend {
                 function
             }
         };
-        inner.launches.fetch_add(1, Relaxed);
+        self.count_launch();
         Ok(Launch { function: function.0, stream: inner.device.stream, grid })
+    }
+
+    pub(crate) fn count_launch(&self) {
+        self.inner.launches.fetch_add(1, Relaxed);
     }
 
     /// Memory for the intermediate values of one launch, kept for the next: the stream runs one after the other.

@@ -1,6 +1,7 @@
 //! The CUDA backend: needs NVIDIA's driver at run time and nothing to build.
 
 mod backend;
+mod blas;
 mod device;
 #[doc(hidden)]
 pub mod kernels;
