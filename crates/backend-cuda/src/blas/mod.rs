@@ -7,6 +7,8 @@ mod op;
 mod open;
 mod plan;
 mod problem;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

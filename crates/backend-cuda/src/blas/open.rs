@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use libloading::Library;
 
 use super::ffi::Api;
-use super::find::{self, Here, Platform};
+use super::find::{self, Here, Places, Platform};
 
 /// An opened library. It is never closed: its own threads and exit handlers run in it.
 #[derive(Debug)]
@@ -39,18 +39,18 @@ impl From<&Missing> for Error {
 /// The library, opened by the first call.
 pub(super) fn library() -> Result<&'static Opened, &'static Missing> {
     static LIBRARY: OnceLock<Result<Opened, Missing>> = OnceLock::new();
+    let open = || open(find::majors(driver()), &find::places(Platform::HERE, &Here));
     LIBRARY.get_or_init(open).as_ref()
 }
 
-fn open() -> Result<Opened, Missing> {
-    let places = find::places(Platform::HERE, &Here);
-    let majors = find::majors(driver());
+/// The first library that loads, newer versions first.
+fn open(majors: &[u32], places: &Places) -> Result<Opened, Missing> {
+    let names = || majors.iter().map(|major| Platform::HERE.file(*major));
     let mut broken = Vec::new();
-    for file in majors.iter().map(|major| Platform::HERE.file(*major)) {
+    for file in names() {
         let name = places.by_name.then(|| PathBuf::from(&file));
-        let files =
-            places.directories.iter().map(|directory| directory.join(&file)).filter(|path| path.is_file());
-        for path in name.into_iter().chain(files) {
+        let files = places.directories.iter().map(|directory| directory.join(&file));
+        for path in name.into_iter().chain(files.filter(|path| path.is_file())) {
             match load(&path) {
                 Ok(api) => return Ok(Opened { api, file: path }),
                 Err(error) if path.is_absolute() => broken.push(format!("{}: {error}", path.display())),
@@ -58,17 +58,12 @@ fn open() -> Result<Opened, Missing> {
             }
         }
     }
-    let why = if broken.is_empty() {
-        "it was not found".into()
-    } else {
-        format!("it does not load ({})", broken.join("; "))
+    let reason = match broken.as_slice() {
+        [] => "it was not found; own kernels are used".into(),
+        _ => format!("it does not load ({}); own kernels are used", broken.join("; ")),
     };
-    let names = majors.iter().map(|major| Platform::HERE.file(*major));
     let directories = places.directories.iter().map(|directory| directory.display().to_string());
-    Err(Missing {
-        reason: format!("{why}; own kernels are used"),
-        searched: names.chain(directories).collect(),
-    })
+    Err(Missing { reason, searched: names().chain(directories).collect() })
 }
 
 /// CUDA version of the driver, 0 if unknown.
@@ -96,4 +91,32 @@ fn load(path: &Path) -> Result<Api, libloading::Error> {
     let api = Api::of(&library)?;
     std::mem::forget(library);
     Ok(api)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_searched_is_told() {
+        let places = Places { by_name: false, directories: vec!["/nowhere/lib".into()] };
+        let error = Error::from(&open(&[13, 12], &places).unwrap_err()).to_string();
+        let file = Platform::HERE.file(13);
+        for part in ["cuBLAS", "not found", "own kernels are used", &file, "/nowhere/lib"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_named() {
+        let directory = std::env::temp_dir().join(format!("torchless-blas-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join(Platform::HERE.file(12));
+        std::fs::write(&path, "not a library").unwrap();
+        let missing =
+            open(&[12], &Places { by_name: false, directories: vec![directory.clone()] }).unwrap_err();
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(missing.reason.contains("does not load"), "{missing:?}");
+        assert!(missing.reason.contains(&path.display().to_string()), "{missing:?}");
+    }
 }
