@@ -43,18 +43,40 @@ impl Blas {
     }
 
     /// The library. What is opened during a capture would end it, so that then there is none if it was not there before.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] without a library, with what was searched; every later call says the same.
-    pub(crate) fn get(&self, device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<&Handle> {
+    fn get(&self, device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<&Handle, Absent<'_>> {
         if !self.is_wanted {
-            let reason = "the backend was told not to use it".into();
-            return Err((&Missing { reason, searched: Vec::new() }).into());
+            return Err(Absent::Unwanted);
         }
-        if self.opened.get().is_none() && is_capturing(device)? {
-            return Err(Error::Captured { op: "opening cuBLAS" });
+        if self.opened.get().is_none() && is_capturing(device).map_err(Absent::Failed)? {
+            return Err(Absent::Captured);
         }
-        self.opened.get_or_init(|| Handle::new(device, pool)).as_ref().map_err(Error::from)
+        self.opened.get_or_init(|| Handle::new(device, pool)).as_ref().map_err(Absent::Missing)
+    }
+}
+
+/// Why there is no library to use.
+enum Absent<'a> {
+    /// The backend was told not to use it.
+    Unwanted,
+    /// A capture runs, and it was not opened before.
+    Captured,
+    /// It was not found, or does not start.
+    Missing(&'a Missing),
+    /// The driver does not answer.
+    Failed(Error),
+}
+
+impl From<Absent<'_>> for Error {
+    fn from(absent: Absent<'_>) -> Self {
+        match absent {
+            Absent::Unwanted => {
+                let reason = "the backend was told not to use it".into();
+                (&Missing { reason, searched: Vec::new() }).into()
+            }
+            Absent::Captured => Self::Captured { op: "opening cuBLAS" },
+            Absent::Missing(missing) => missing.into(),
+            Absent::Failed(error) => error,
+        }
     }
 }
 
@@ -70,7 +92,8 @@ fn is_capturing(device: &Device) -> Result<bool> {
 pub(crate) struct Handle {
     library: &'static Opened,
     handle: Object,
-    workspace: Block<DeviceMemory>,
+    /// Held while a product is queued: what another thread queued between the parts of a split sum would overwrite them.
+    workspace: Mutex<Block<DeviceMemory>>,
     /// `None` for what the library cannot do.
     plans: Mutex<HashMap<Problem, Option<Arc<Plan>>>>,
     device: Arc<Device>,
@@ -95,7 +118,13 @@ impl Handle {
         // SAFETY: writes one object, tied to the context that is current.
         let status = unsafe { (library.api.create)(&mut handle) };
         checked("opening a handle", status).map_err(failed)?;
-        Ok(Self { library, handle, workspace, plans: Mutex::default(), device: device.clone() })
+        Ok(Self {
+            library,
+            handle,
+            workspace: Mutex::new(workspace),
+            plans: Mutex::default(),
+            device: device.clone(),
+        })
     }
 
     /// Version and file of the library.
@@ -120,9 +149,11 @@ impl Handle {
         let Some(problem) = gemm.problem() else { return Ok(false) };
         self.device.bind()?;
         let Some(plan) = self.plan(problem)? else { return Ok(false) };
-        // SAFETY: the plan is this problem's; the workspace is used by this stream alone; the rest is the caller's
-        // promise.
-        let is_done = unsafe { plan.run(self.handle, stream, self.workspace.address(), gemm)? };
+        let workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the plan is this problem's; the workspace is used by this stream alone, by one product after the other;
+        // the rest is the caller's promise.
+        let is_done = unsafe { plan.run(self.handle, stream, workspace.address(), gemm)? };
+        drop(workspace);
         if !is_done {
             self.plans().insert(problem, None);
         }

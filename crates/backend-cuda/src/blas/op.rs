@@ -5,6 +5,7 @@ use backend_api::{Checked, DeviceTensor, Error, KernelBackend, Mat, MatMut, Resu
 
 use super::choice::{By, choose};
 use super::problem::{Gemm, Rows};
+use super::{Absent, Handle};
 use crate::{CudaBackend, CudaTensor};
 
 /// Computes the product if the library is to; says who is to otherwise.
@@ -21,10 +22,10 @@ pub(crate) fn matmul(
     if choose(true) != By::Library {
         return Ok(choose(true));
     }
-    match library(b, &gemm) {
-        Ok(true) => Ok(By::Library),
-        Ok(false) | Err(Error::Unavailable { .. } | Error::Captured { .. }) => Ok(choose(false)),
-        Err(error) => Err(error),
+    match b.inner.blas.get(&b.inner.device, &b.inner.pool) {
+        Ok(handle) if queue(b, handle, &gemm)? => Ok(By::Library),
+        Err(Absent::Failed(error)) => Err(error),
+        _ => Ok(choose(false)),
     }
 }
 
@@ -55,12 +56,11 @@ fn gemm(
     }
 }
 
-fn library(b: &CudaBackend, gemm: &Gemm) -> Result<bool> {
-    let inner = &b.inner;
-    let handle = inner.blas.get(&inner.device, &inner.pool)?;
+/// False if the library has no counterpart.
+fn queue(b: &CudaBackend, handle: &Handle, gemm: &Gemm) -> Result<bool> {
     #[expect(unsafe_code, reason = "queues a product")]
     // SAFETY: the operands are windows of tensors, checked to have this extent; the stream is the backend's one.
-    let is_done = unsafe { handle.matmul(inner.device.stream, gemm)? };
+    let is_done = unsafe { handle.matmul(b.inner.device.stream, gemm)? };
     if is_done {
         b.count_launch();
     }
@@ -74,7 +74,7 @@ impl CudaBackend {
     /// [`Error::Unavailable`] where none is found, with what was searched; every operation works without.
     pub fn cublas(&self) -> Result<String> {
         let inner = &self.inner;
-        inner.blas.get(&inner.device, &inner.pool).map(|handle| handle.describe())
+        Ok(inner.blas.get(&inner.device, &inner.pool)?.describe())
     }
 
     /// A product through cuBLASLt whatever its shape, to compare with.
@@ -84,7 +84,8 @@ impl CudaBackend {
     #[doc(hidden)]
     pub fn cublas_matmul_into(&self, op: Checked<Matmul<'_, CudaTensor>>) -> Result<()> {
         let Matmul { x, w, mut out, accumulate, layout } = op.on(self.device())?;
-        if library(self, &gemm(&x, &w, &mut out, accumulate, layout))? {
+        let handle = self.inner.blas.get(&self.inner.device, &self.inner.pool)?;
+        if queue(self, handle, &gemm(&x, &w, &mut out, accumulate, layout))? {
             return Ok(());
         }
         Err(Error::Unsupported {
