@@ -4,6 +4,7 @@
 use backend_api::ops::*;
 use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Op, Result};
 
+use crate::blas::{self, By};
 use crate::device::{DriverError, failure};
 pub(crate) use crate::heads::{compute_attention_scores, weighted_sum_rows};
 use crate::kernels;
@@ -140,18 +141,18 @@ pub(crate) fn apply_rope(b: &B, op: ApplyRope<'_, T>) -> Result<()> {
     launched("apply_rope", unsafe { args.launch(launch) })
 }
 
-/// Rows of `x` up to which the weights are streamed once for all of them.
-const FEW: usize = 8;
-
 pub(crate) fn matmul(b: &B, op: Matmul<'_, T>) -> Result<()> {
     let Matmul { x, w, mut out, accumulate, layout } = op;
     let scalar = scalar("matmul", &[("x", dtype(&x)), ("out", out.operand().dtype)])?;
     let weight = weight("matmul", "w", scalar, dtype(&w))?;
     let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
-    let (few, is_plain) = (x.n_rows() <= FEW, layout == WeightLayout::InOut);
+    let by = blas::matmul(b, &x, &w, &mut out, accumulate, layout)?;
+    let is_plain = layout == WeightLayout::InOut;
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(is_plain), u32::from(accumulate));
-    let done = if few {
+    let done = if by == By::Library {
+        Ok(())
+    } else if by == By::Vector {
         let launch = b.launch("matmul_vec", scalar, weight, kernels::matmul_vec::grid(m, n, k, is_plain))?;
         let args = kernels::matmul_vec::Args {
             out,
