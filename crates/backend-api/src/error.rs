@@ -81,8 +81,8 @@ pub enum Error {
         /// What was looked for, and where.
         searched: Vec<String>,
     },
-    /// The device's context is dead; every later call fails at once.
-    #[error("device of backend `{backend}` is lost: {reason}; make a new backend, or restart the program")]
+    /// The device's context is dead; every later call fails at once. The driver gives this process no other one.
+    #[error("device of backend `{backend}` is lost: {reason}; restart the program")]
     DeviceLost {
         /// Name of the backend.
         backend: String,

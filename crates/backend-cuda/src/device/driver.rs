@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec,
-    CUjit_option, CUlaunchConfig, CUmodule, CUstream, CUstreamCaptureMode,
+    CUjit_option, CUkernel, CUlaunchConfig, CUlibrary, CUlibraryOption, CUstream, CUstreamCaptureMode,
 };
 
 use super::probe;
@@ -141,14 +141,13 @@ functions! {
         to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream,
     );
     fn memset_d8_async = "cuMemsetD8Async"(address: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
-    fn module_load_data_ex = "cuModuleLoadDataEx"(
-        module: *mut CUmodule, image: *const c_void, options: c_uint, names: *mut CUjit_option,
-        values: *mut *mut c_void,
+    fn library_load_data = "cuLibraryLoadData"(
+        library: *mut CUlibrary, image: *const c_void, names: *mut CUjit_option, values: *mut *mut c_void, count: c_uint,
+        library_names: *mut CUlibraryOption, library_values: *mut *mut c_void, library_count: c_uint,
     );
-    fn module_unload = "cuModuleUnload"(module: CUmodule);
-    fn module_get_function = "cuModuleGetFunction"(
-        function: *mut CUfunction, module: CUmodule, name: *const c_char,
-    );
+    fn library_unload = "cuLibraryUnload"(library: CUlibrary);
+    fn library_get_kernel = "cuLibraryGetKernel"(kernel: *mut CUkernel, library: CUlibrary, name: *const c_char);
+    fn kernel_get_function = "cuKernelGetFunction"(function: *mut CUfunction, kernel: CUkernel);
     /// Of drivers from 12.4 on.
     fn func_get_param_info = "cuFuncGetParamInfo"(
         function: CUfunction, index: usize, offset: *mut usize, size: *mut usize,

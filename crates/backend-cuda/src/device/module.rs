@@ -1,4 +1,7 @@
 //! Kernels as the driver holds them.
+//!
+//! They are loaded as libraries, which belong to no context: the driver then compiles several at once, where it would
+//! compile modules of one context one after the other.
 
 use std::ffi::{CString, c_void};
 use std::sync::PoisonError;
@@ -22,14 +25,18 @@ unsafe impl Send for Function {}
 
 /// A loaded image.
 #[derive(Debug)]
-pub(crate) struct Module(sys::CUmodule);
+pub(crate) struct Module(sys::CUlibrary);
+
+#[expect(unsafe_code, reason = "a handle of the driver is a pointer")]
+// SAFETY: a library may be used from any thread.
+unsafe impl Send for Module {}
 
 #[expect(unsafe_code, reason = "calls of the driver")]
 impl Module {
     /// Gives it back; the context is current and nothing of the module runs.
     pub(super) fn unload(self) {
         // SAFETY: nothing else has the handle.
-        let _ = unsafe { driver::module_unload(self.0) };
+        let _ = unsafe { driver::library_unload(self.0) };
     }
 }
 
@@ -57,9 +64,13 @@ impl Device {
         image.push(0);
         let op = format!("loading kernel `{name}`");
         let module = self.load_image(&op, &image)?;
-        let mut function = std::ptr::null_mut();
-        // SAFETY: the module was loaded just now; `entry` ends with a NUL; writes a handle.
-        let found = unsafe { driver::module_get_function(&raw mut function, module.0, entry.as_ptr()) };
+        let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the library was loaded just now and the context is current; `entry` ends with a NUL; each call writes a
+        // handle.
+        let found = unsafe {
+            driver::library_get_kernel(&raw mut kernel, module.0, entry.as_ptr())
+                .and_then(|()| driver::kernel_get_function(&raw mut function, kernel))
+        };
         self.modules.lock().unwrap_or_else(PoisonError::into_inner).push(module);
         found.map_err(|e| self.failed(&op, e))?;
         Ok(Function(function))
@@ -77,16 +88,25 @@ impl Device {
         let size = std::ptr::without_provenance_mut::<c_void>(LOG - 1);
         let mut values: [*mut c_void; 4] =
             [error.0.as_mut_ptr().cast(), size, info.0.as_mut_ptr().cast(), size];
-        let mut module = std::ptr::null_mut();
+        let mut library = std::ptr::null_mut();
         let image = image.as_ptr().cast();
         // SAFETY: `image` ends with a NUL as PTX must and outlives the call, as do the logs of the stated sizes; each
         // value is of its option's kind; writes a handle.
         let done = unsafe {
-            let (names, values) = (names.as_mut_ptr(), values.as_mut_ptr());
-            driver::module_load_data_ex(&raw mut module, image, 4, names, values)
+            let (names, values, none) = (names.as_mut_ptr(), values.as_mut_ptr(), std::ptr::null_mut());
+            driver::library_load_data(
+                &raw mut library,
+                image,
+                names,
+                values,
+                4,
+                none,
+                std::ptr::null_mut(),
+                0,
+            )
         };
         done.map_err(|e| with_log(self.failed(op, e), &error.text(), &info.text()))?;
-        Ok(Module(module))
+        Ok(Module(library))
     }
 
     /// Offset and size of each parameter of a loaded kernel in bytes; none where the driver is too old to tell.
@@ -120,9 +140,12 @@ fn with_log(failed: Error, error: &str, info: &str) -> Error {
     }
     match failed {
         Error::Unavailable { backend, cause, reason, searched } => {
-            // A compiler that stops at the version line says that the PTX is invalid before it says why.
-            let newer = cause == Cause::InvalidPtx && log.contains("Unsupported .version");
-            let cause = if newer { Cause::PtxVersion } else { cause };
+            // Some drivers call all PTX invalid that their compiler stops at; its log says why.
+            let cause = match cause {
+                Cause::InvalidPtx if log.contains("Unsupported .version") => Cause::PtxVersion,
+                Cause::InvalidPtx if log.contains("SM version specified by .target") => Cause::NoKernelImage,
+                other => other,
+            };
             Error::Unavailable { backend, cause, reason: format!("{reason}; its log:\n{log}"), searched }
         }
         Error::Backend { backend, op, reason } => {
@@ -146,6 +169,8 @@ mod tests {
         let newer =
             with_log(invalid(), "ptxas fatal: Unsupported .version 9.9; current version is '8.0'", "");
         assert!(matches!(newer, Error::Unavailable { cause: Cause::PtxVersion, .. }), "{newer}");
+        let target = with_log(invalid(), "", "SM version specified by .target is higher than default");
+        assert!(matches!(target, Error::Unavailable { cause: Cause::NoKernelImage, .. }), "{target}");
         let other = with_log(failure("loading kernel `k`", DriverError(701)), "", "info").to_string();
         assert!(other.contains("info"), "{other}");
     }

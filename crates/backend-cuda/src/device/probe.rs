@@ -21,6 +21,8 @@ const PLACES: &[&str] = &[
     #[cfg(target_arch = "aarch64")]
     "/usr/lib/aarch64-linux-gnu/libcuda.so.1",
     "/usr/lib64/libcuda.so.1",
+    "/usr/lib/libcuda.so.1",
+    "/usr/local/nvidia/lib64/libcuda.so.1",
 ];
 #[cfg(windows)]
 const PLACES: &[&str] = &["nvcuda.dll"];

@@ -30,14 +30,12 @@ fn images_that_do_not_fit_give_typed_errors() {
     let (cause, text) =
         refusal(device, ".version 99.9\n.target sm_50\n.address_size 64\n.visible .entry k() { ret; }\n");
     assert_eq!(cause, Cause::PtxVersion, "{text}");
-    println!("{text}");
     let wrong = if device.card == (10, 0) { "sm_90a" } else { "sm_100a" };
     let (cause, text) = refusal(
         device,
         &format!(".version 8.6\n.target {wrong}\n.address_size 64\n.visible .entry k() {{ ret; }}\n"),
     );
-    println!("{cause:?}: {text}");
-    assert!(matches!(cause, Cause::NoKernelImage | Cause::InvalidPtx), "{text}");
+    assert_eq!(cause, Cause::NoKernelImage, "{text}");
     let missing =
         device.load("other", archive::ptx("add", DType::F32, DType::F32, (5, 0)).unwrap().into_bytes());
     assert!(matches!(missing, Err(Error::Backend { .. })), "{missing:?}");

@@ -39,7 +39,6 @@ fn die_and_go_on(ptx: &str) {
     kill(&b, ptx).unwrap();
     let error = b.synchronize().unwrap_err();
     assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
-    println!("{error}");
     lost("synchronize", || b.synchronize());
     lost("alloc", || b.alloc(&[1000], DType::F32));
     lost("write", || b.write(&mut x, 0, &[0; 4000]));
@@ -51,12 +50,11 @@ fn die_and_go_on(ptx: &str) {
     assert_eq!(b.memory().free, None);
     b.trim();
     drop((mark, x, b));
-    let after = CudaBackend::new().and_then(|b| {
-        let mut x = b.alloc(&[1000], DType::F32)?;
-        b.fill_random(&mut x, 1, 1.0)?;
-        b.download(&x)
-    });
-    println!("a new backend afterwards: {:?}", after.map(|bytes| bytes.len()));
+    // The driver gives a process no other context; saying so is what matters.
+    match CudaBackend::new().map(drop) {
+        Ok(()) | Err(Error::DeviceLost { .. }) => {}
+        Err(other) => panic!("{other}"),
+    }
 }
 
 #[test]
@@ -65,8 +63,7 @@ fn an_illegal_address_loses_the_device() {
     if child::is_child() {
         return die_and_go_on(STORE_TO_NOWHERE);
     }
-    let output = child::run("device::tests::lost::an_illegal_address_loses_the_device", &[]);
-    print!("{}", String::from_utf8_lossy(&output.stdout));
+    child::run("device::tests::lost::an_illegal_address_loses_the_device", &[]);
 }
 
 #[test]
@@ -75,8 +72,7 @@ fn a_trap_loses_the_device() {
     if child::is_child() {
         return die_and_go_on(TRAP);
     }
-    let output = child::run("device::tests::lost::a_trap_loses_the_device", &[]);
-    print!("{}", String::from_utf8_lossy(&output.stdout));
+    child::run("device::tests::lost::a_trap_loses_the_device", &[]);
 }
 
 #[test]
