@@ -7,7 +7,7 @@ use std::ffi::{CString, c_void};
 use std::sync::PoisonError;
 
 use backend_api::{Cause, Error, Result};
-use cudarc::driver::sys::{self, CUjit_option};
+use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option};
 
 use super::driver::{self, code};
 use super::{Device, DriverError};
@@ -15,9 +15,16 @@ use super::{Device, DriverError};
 /// Bytes of the log that the driver's compiler writes.
 const LOG: usize = 16 << 10;
 
+/// Bytes of shared memory that every launch may ask for.
+const SHARED: i32 = 48 << 10;
+
 /// A loaded kernel.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Function(pub(crate) sys::CUfunction);
+pub(crate) struct Function {
+    pub(crate) handle: sys::CUfunction,
+    /// Whether the loaded variant waits for its predecessor itself.
+    pub(crate) awaits: bool,
+}
 
 #[expect(unsafe_code, reason = "a handle of the driver is a pointer")]
 // SAFETY: a function may be launched from any thread while its context lives, which its `Device` sees to.
@@ -52,12 +59,13 @@ impl Log {
 
 #[expect(unsafe_code, reason = "calls of the driver")]
 impl Device {
-    /// Loads an image, PTX text or a cubin, and gives the function `name` in it; both live as long as the device is open.
+    /// Loads an image, PTX text or a cubin, and gives the function `name` in it, whose launches may ask for `shared` bytes of
+    /// shared memory, or as much as the card has; both live as long as the device is open.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where the image does not suit driver or card, with the log of the driver's compiler;
     /// [`Error::Backend`] for what else the driver answers.
-    pub(crate) fn load(&self, name: &str, mut image: Vec<u8>) -> Result<Function> {
+    pub(crate) fn load(&self, name: &str, mut image: Vec<u8>, shared: u32) -> Result<Function> {
         self.bind()?;
         let entry = CString::new(name)
             .map_err(|_| Error::Argument { name: "kernel", reason: "its name holds a NUL".into() })?;
@@ -73,7 +81,13 @@ impl Device {
         };
         self.modules.lock().unwrap_or_else(PoisonError::into_inner).push(module);
         found.map_err(|e| self.failed(&op, e))?;
-        Ok(Function(function))
+        let shared = shared.min(self.shared_memory) as i32;
+        if shared > SHARED {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as u32;
+            // SAFETY: the function was found just now.
+            unsafe { driver::func_set_attribute(function, most, shared) }.map_err(|e| self.failed(&op, e))?;
+        }
+        Ok(Function { handle: function, awaits: false })
     }
 
     fn load_image(&self, op: &str, image: &[u8]) -> Result<Module> {
@@ -120,7 +134,7 @@ impl Device {
             let (mut offset, mut size) = (0, 0);
             // SAFETY: the function is loaded; writes two integers.
             let answer = unsafe {
-                driver::func_get_param_info(function.0, found.len(), &raw mut offset, &raw mut size)
+                driver::func_get_param_info(function.handle, found.len(), &raw mut offset, &raw mut size)
             };
             match answer {
                 Ok(()) => found.push((offset, size)),

@@ -1,11 +1,11 @@
-//! Launches `kernels/matmul_vec.cu`.
+//! Launches `kernels/matmul_few.cu`.
 
 use super::grid::{columns, dots};
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
 kernel! {
     /// `out[i, j] = Σ_c x[i, c] · w[j, c]`, for few rows of `x`; `plain`: `w[c, j]`.
-    fn matmul_vec(
+    fn matmul_few(
         out: Out<'a, Scalar>,
         out_stride: u64,
         x: In<'a, Scalar>,
@@ -17,6 +17,7 @@ kernel! {
         k: u64,
         plain: u32,
         accumulate: u32,
+        wide: u32,
     ),
     block = 256,
     types = "f32-f32 f16-f16 bf16-bf16 f32-f16 f32-bf16",
