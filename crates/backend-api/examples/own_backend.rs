@@ -189,13 +189,22 @@ impl KernelBackend for Plain {
         Ok(())
     }
     fn compute_attention_scores_into(&self, op: Checked<ComputeAttentionScores<'_, Words>>) -> Result<()> {
-        let ComputeAttentionScores { q, k, scale, out } = self.take(op)?;
-        write(out, |i, j| scale * (0..q.n_cols()).map(|c| at(&q, i, c) * at(&k, j, c)).sum::<f32>());
+        let ComputeAttentionScores { q, k, heads, scale, out } = self.take(op)?;
+        let dim = heads.head_dim;
+        write(out, |i, j| {
+            let (row, head) = (i / heads.n_heads, i % heads.n_heads);
+            let (query, key) = (head * dim, head / heads.group() * dim);
+            scale * (0..dim).map(|c| at(&q, row, query + c) * at(&k, j, key + c)).sum::<f32>()
+        });
         Ok(())
     }
     fn weighted_sum_rows_into(&self, op: Checked<WeightedSumRows<'_, Words>>) -> Result<()> {
-        let WeightedSumRows { weights, rows, out } = self.take(op)?;
-        write(out, |i, c| (0..rows.n_rows()).map(|j| at(&weights, i, j) * at(&rows, j, c)).sum());
+        let WeightedSumRows { weights, rows, heads, out } = self.take(op)?;
+        write(out, |i, c| {
+            let (head, c) = (c / heads.head_dim, c % heads.head_dim);
+            let (weight, col) = (i * heads.n_heads + head, head / heads.group() * heads.head_dim + c);
+            (0..rows.n_rows()).map(|j| at(&weights, weight, j) * at(&rows, j, col)).sum()
+        });
         Ok(())
     }
     fn add_into(&self, op: Checked<Add<'_, Words>>) -> Result<()> {

@@ -20,7 +20,8 @@ pub type Fill<'f> = &'f (dyn Fn(usize, &mut [u8]) -> Result<()> + Sync);
 /// Operations are issued in order and see the results of those before them; they may finish later, and
 /// [`read`](Self::read) and [`synchronize`](Self::synchronize) wait. Products and sums accumulate in f32 or better, and the
 /// same inputs give the same bits. A backend must take every operation with all float operands of one type, for each of
-/// [`DType::FLOATS`]; where it does not take a mixture it says [`Error::DType`].
+/// [`DType::FLOATS`]; where it does not take a mixture it says [`Error::DType`]. Which mixtures it must take follows from
+/// [`activation_dtype`](Self::activation_dtype).
 ///
 /// A row vector is a matrix of one row. Each operation has a form that writes into memory it is given (`…_into`), and
 /// under its bare name one that allocates the result, in the type of the first float operand. An operation fails with
@@ -43,6 +44,16 @@ pub trait KernelBackend: Send + Sync + Sized {
     fn info(&self) -> DeviceInfo;
 
     /// The type in which activations are best kept when weights are stored as `weights`.
+    ///
+    /// A decoder keeps the residual stream and the logits in f32 whatever is answered, and what lies between in the answer.
+    /// A backend that answers `T` for `W` must therefore take, with weights, norms, embeddings and caches in `W`:
+    ///
+    /// - [`Embed`] `W → f32`; [`RmsNorm`] `f32 → T`; [`Matmul`] `T × W → f32`, accumulating or not;
+    /// - [`NormQkvRopeAppend`] with `x` f32, `qkv` and `scratch` `T`;
+    /// - [`Attention`] with `q` and `out` `T`;
+    /// - [`NormSwiglu`] with `x` f32, `out`, `scratch` and `gate_up` `T`.
+    ///
+    /// The fused ones include what they are composed of where the backend does not override them.
     fn activation_dtype(&self, _weights: DType) -> DType {
         DType::F32
     }
@@ -191,7 +202,7 @@ pub trait KernelBackend: Send + Sync + Sized {
     ) -> Result<Self::Tensor> {
         ops::compute_attention_scores(self, q, k, scale)
     }
-    /// [`WeightedSumRows`]: `weights [m, n]`, `rows [n, cols]`, `[m, cols]`.
+    /// [`WeightedSumRows`] of one head: `weights [m, n]`, `rows [n, cols]`, `[m, cols]`.
     fn weighted_sum_rows(&self, weights: &Self::Tensor, rows: &Self::Tensor) -> Result<Self::Tensor> {
         ops::weighted_sum_rows(self, weights, rows)
     }

@@ -69,6 +69,11 @@ pub struct Heads {
 }
 
 impl Heads {
+    /// One query head that has a key/value head to itself.
+    pub fn single(head_dim: usize) -> Self {
+        Self { n_heads: 1, n_kv_heads: 1, head_dim }
+    }
+
     /// Elements of all query heads of a token.
     pub fn q_dim(&self) -> usize {
         self.n_heads * self.head_dim
@@ -104,6 +109,16 @@ impl Heads {
             return wrong("n_heads must be a multiple of n_kv_heads");
         }
         Ok(())
+    }
+
+    /// What products of heads need: groups that come out even, and sizes that can be counted. Gives `rows · n_heads`.
+    fn grouped(&self, op: &'static str, rows: usize) -> Result<usize> {
+        let wrong = |reason: &str| Error::Argument { name: "heads", reason: format!("{op}: {reason}") };
+        if self.n_kv_heads == 0 || self.n_heads == 0 || !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return Err(wrong("n_heads must be a positive multiple of n_kv_heads"));
+        }
+        let counted = self.n_heads.checked_mul(self.head_dim).and_then(|_| rows.checked_mul(self.n_heads));
+        counted.ok_or_else(|| wrong("rows · n_heads and n_heads · head_dim must be countable"))
     }
 }
 
@@ -178,6 +193,11 @@ impl Check {
 
     pub(crate) fn heads(&self, heads: &Heads) -> Result<()> {
         heads.validate(self.op)
+    }
+
+    /// `rows · n_heads`, for operations that treat heads as rows.
+    pub(crate) fn rows_of_heads(&self, heads: &Heads, rows: usize) -> Result<usize> {
+        heads.grouped(self.op, rows)
     }
 
     pub(crate) fn eps(&self, eps: f32) -> Result<()> {

@@ -149,16 +149,58 @@ fn apply_rope() {
 
 #[test]
 fn attention_parts() {
-    refuses(&["q", "k", "out"], |m| {
-        let (q, k, mut out) = (m.f("q", 2, 8), m.f("k", 5, 8), m.f("out", 2, 5));
-        let (q, k, out) = (Mat::new(&q), Mat::new(&k), MatMut::new(&mut out));
-        done(ComputeAttentionScores { q, k, scale: 1.0, out }.check())
-    });
-    refuses(&["weights", "rows", "out"], |m| {
-        let (weights, rows, mut out) = (m.f("weights", 2, 5), m.f("rows", 5, 8), m.f("out", 2, 8));
-        let (weights, rows, out) = (Mat::new(&weights), Mat::new(&rows), MatMut::new(&mut out));
-        done(WeightedSumRows { weights, rows, out }.check())
-    });
+    for (heads, q, kv) in [(Heads::single(8), 8, 8), (HEADS, 32, 16), (Heads { head_dim: 3, ..HEADS }, 12, 6)]
+    {
+        let n = heads.n_heads;
+        refuses(&["q", "k", "out"], |m| {
+            let (q, k, mut out) = (m.f("q", 2, q), m.f("k", 5, kv), m.f("out", 2 * n, 5));
+            let (q, k, out) = (Mat::new(&q), Mat::new(&k), MatMut::new(&mut out));
+            done(ComputeAttentionScores { q, k, heads, scale: 1.0, out }.check())
+        });
+        refuses(&["weights", "rows", "out"], |m| {
+            let (weights, rows, mut out) = (m.f("weights", 2 * n, 5), m.f("rows", 5, kv), m.f("out", 2, q));
+            let (weights, rows, out) = (Mat::new(&weights), Mat::new(&rows), MatMut::new(&mut out));
+            done(WeightedSumRows { weights, rows, heads, out }.check())
+        });
+    }
+}
+
+/// Checks both products of heads with `rows` rows and 5 keys, operands as large as the heads say where that can be counted.
+fn products_of(heads: Heads, rows: usize) -> [Result<()>; 2] {
+    let m = Maker::new(Damage::None);
+    let dim = |n: usize| n.wrapping_mul(heads.head_dim);
+    let (q, k) = (m.f("q", rows, dim(heads.n_heads)), m.f("k", 5, dim(heads.n_kv_heads)));
+    let of_heads = rows.wrapping_mul(heads.n_heads);
+    let (mut scores, mut sums) = (m.f("scores", of_heads, 5), m.f("out", rows, dim(heads.n_heads)));
+    let out = MatMut::new(&mut scores);
+    let product = ComputeAttentionScores { q: Mat::new(&q), k: Mat::new(&k), heads, scale: 1.0, out };
+    let product = done(product.check());
+    let (weights, out) = (Mat::new(&scores), MatMut::new(&mut sums));
+    [product, done(WeightedSumRows { weights, rows: Mat::new(&k), heads, out }.check())]
+}
+
+#[test]
+fn products_of_heads_take_any_head_dim_and_even_groups() {
+    let heads = |n_heads, n_kv_heads, head_dim| Heads { n_heads, n_kv_heads, head_dim };
+    for (heads, rows) in
+        [(heads(6, 2, 0), 3), (heads(6, 2, 7), 3), (heads(1, 1, 1 << 21), 1), (heads(6, 2, 7), 0)]
+    {
+        products_of(heads, rows).into_iter().for_each(|checked| checked.unwrap());
+    }
+    let half = usize::MAX / 2 + 1;
+    for (heads, rows) in [
+        (heads(5, 2, 8), 2),
+        (heads(2, 4, 8), 2),
+        (heads(4, 0, 8), 2),
+        (heads(0, 1, 8), 2),
+        (heads(0, 0, 8), 2),
+        (heads(2, 1, half), 2),
+        (heads(2, 1, 0), half),
+    ] {
+        for checked in products_of(heads, rows) {
+            assert!(matches!(checked, Err(Error::Argument { name: "heads", .. })), "{heads:?}: {checked:?}");
+        }
+    }
 }
 
 #[test]
@@ -284,4 +326,17 @@ fn costs_count_every_operand_once() {
     let (x, w, out) = (Mat::new(&x), Mat::new(&w), MatMut::new(&mut out));
     let op = Matmul { x, w, out, accumulate: false, layout: WeightLayout::OutIn };
     assert_eq!((op.bytes(), op.flops()), (4 * (6 + 15 + 10), 2 * 2 * 3 * 5));
+}
+
+#[test]
+fn costs_of_heads_count_shared_keys_once() {
+    let m = Maker::new(Damage::None);
+    let (q, k, mut out) = (m.f("q", 3, 32), m.f("k", 5, 16), m.f("out", 12, 5));
+    let (q, k, out) = (Mat::new(&q), Mat::new(&k), MatMut::new(&mut out));
+    let op = ComputeAttentionScores { q, k, heads: HEADS, scale: 1.0, out };
+    assert_eq!((op.bytes(), op.flops()), (4 * (96 + 80 + 60), 2 * 3 * 4 * 5 * 8));
+    let (weights, rows, mut out) = (m.f("weights", 12, 5), m.f("rows", 5, 16), m.f("out", 3, 32));
+    let (weights, rows, out) = (Mat::new(&weights), Mat::new(&rows), MatMut::new(&mut out));
+    let op = WeightedSumRows { weights, rows, heads: HEADS, out };
+    assert_eq!((op.bytes(), op.flops()), (4 * (60 + 80 + 96), 2 * 3 * 4 * 5 * 8));
 }

@@ -9,6 +9,7 @@ use backend_api::{
     Result, tensor_bytes,
 };
 
+use crate::blas::Blas;
 use crate::builder::CudaBackendBuilder;
 use crate::device::{self, Device, DeviceMemory, Event};
 use crate::functions::{self, Functions};
@@ -26,9 +27,10 @@ pub(crate) struct Inner {
     id: DeviceId,
     options: CudaBackendBuilder,
     pub(crate) functions: Functions,
-    pool: Pool<DeviceMemory>,
+    pub(crate) pool: Pool<DeviceMemory>,
     pub(crate) device: Arc<Device>,
     scratch: Mutex<Option<Arc<Block<DeviceMemory>>>>,
+    pub(crate) blas: Blas,
     launches: AtomicU64,
     allocations: AtomicU64,
     writes: AtomicU64,
@@ -77,6 +79,7 @@ impl CudaBackend {
             functions: Functions::new(source),
             pool: Pool::new(DeviceMemory(device.clone()), options.poison),
             device,
+            blas: Blas::new(options.blas),
             options,
             scratch: Mutex::default(),
             launches: AtomicU64::new(0),
@@ -110,8 +113,12 @@ impl CudaBackend {
         let device = &*inner.device;
         device.bind()?;
         let function = inner.functions.get(device, (kernel, scalar, weight))?;
-        inner.launches.fetch_add(1, Relaxed);
+        self.count_launch();
         Ok(Launch { device, function: function.0, stream: device.stream, grid })
+    }
+
+    pub(crate) fn count_launch(&self) {
+        self.inner.launches.fetch_add(1, Relaxed);
     }
 
     /// Memory for the intermediate values of one launch, kept for the next: the stream runs one after the other.

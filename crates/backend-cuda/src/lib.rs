@@ -1,9 +1,14 @@
 //! The CUDA backend: needs NVIDIA's driver at run time and nothing to build.
+//!
+//! Usable alone: what its users need of [`backend_api`] is here, too, and `backend_api::ops` holds the operations as structs.
+//! `examples/alone.rs` is a program that depends on nothing else.
 
 mod backend;
+mod blas;
 mod builder;
 mod device;
 mod functions;
+mod heads;
 #[doc(hidden)]
 pub mod kernels;
 #[doc(hidden)]
@@ -17,6 +22,10 @@ mod pool;
 mod tensor;
 
 pub use backend::CudaBackend;
+pub use backend_api::{
+    self, At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads,
+    HostElement, HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
+};
 pub use builder::{CudaBackendBuilder, KernelSource};
 #[doc(hidden)]
 pub use device::Event;

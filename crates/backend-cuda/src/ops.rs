@@ -2,9 +2,11 @@
 #![expect(unsafe_code, reason = "launches")]
 
 use backend_api::ops::*;
-use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Result};
+use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Op, Result};
 
+use crate::blas::{self, By};
 use crate::device::{DriverError, failure};
+pub(crate) use crate::heads::{compute_attention_scores, weighted_sum_rows};
 use crate::kernels;
 use crate::launch::{In, Out, Scalar};
 use crate::tensor::{read, write};
@@ -139,18 +141,18 @@ pub(crate) fn apply_rope(b: &B, op: ApplyRope<'_, T>) -> Result<()> {
     launched("apply_rope", unsafe { args.launch(launch) })
 }
 
-/// Rows of `x` up to which the weights are streamed once for all of them.
-const FEW: usize = 8;
-
 pub(crate) fn matmul(b: &B, op: Matmul<'_, T>) -> Result<()> {
     let Matmul { x, w, mut out, accumulate, layout } = op;
     let scalar = scalar("matmul", &[("x", dtype(&x)), ("out", out.operand().dtype)])?;
     let weight = weight("matmul", "w", scalar, dtype(&w))?;
     let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
-    let (few, is_plain) = (x.n_rows() <= FEW, layout == WeightLayout::InOut);
+    let by = blas::matmul(b, &x, &w, &mut out, accumulate, layout)?;
+    let is_plain = layout == WeightLayout::InOut;
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(is_plain), u32::from(accumulate));
-    let done = if few {
+    let done = if by == By::Library {
+        Ok(())
+    } else if by == By::Vector {
         let launch = b.launch("matmul_vec", scalar, weight, kernels::matmul_vec::grid(m, n, k, is_plain))?;
         let args = kernels::matmul_vec::Args {
             out,
@@ -177,9 +179,15 @@ pub(crate) fn matmul(b: &B, op: Matmul<'_, T>) -> Result<()> {
     launched("matmul", done)
 }
 
-pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>) -> Result<()> {
-    const OP: &str = "compute_attention_scores";
-    let ComputeAttentionScores { q, k, scale, mut out } = op;
+/// Scores of one head.
+pub(crate) fn scores_of_head(
+    b: &B,
+    q: Mat<'_, T>,
+    k: Mat<'_, T>,
+    scale: f32,
+    mut out: MatMut<'_, T>,
+) -> Result<()> {
+    const OP: &str = ComputeAttentionScores::<T>::NAME;
     let scalar = scalar(OP, &[("q", dtype(&q)), ("out", out.operand().dtype)])?;
     let weight = weight(OP, "k", scalar, dtype(&k))?;
     let (rows, keys, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, q.n_cols() as u64);
@@ -202,9 +210,14 @@ pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>)
     launched(OP, unsafe { args.launch(launch) })
 }
 
-pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()> {
-    const OP: &str = "weighted_sum_rows";
-    let WeightedSumRows { weights, rows, mut out } = op;
+/// Sums of one head.
+pub(crate) fn sum_of_head(
+    b: &B,
+    weights: Mat<'_, T>,
+    rows: Mat<'_, T>,
+    mut out: MatMut<'_, T>,
+) -> Result<()> {
+    const OP: &str = WeightedSumRows::<T>::NAME;
     let scalar = scalar(OP, &[("weights", dtype(&weights)), ("out", out.operand().dtype)])?;
     let weight = weight(OP, "rows", scalar, dtype(&rows))?;
     let (m, n, cols) = (weights.n_rows() as u64, weights.n_cols() as u64, rows.n_cols() as u64);

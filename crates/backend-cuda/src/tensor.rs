@@ -43,7 +43,7 @@ impl CudaTensor {
         self.block.bytes() as usize
     }
 
-    fn at(&self, element: usize) -> u64 {
+    pub(crate) fn at(&self, element: usize) -> u64 {
         self.block.address().wrapping_add(self.dtype.bytes(element).unwrap_or(0) as u64)
     }
 }

@@ -5,6 +5,7 @@ use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Re
 use crate::host::{Host, decode};
 use crate::report::{Failure, Group, Problem, Report, Step, ensure};
 use crate::tolerance::{Judge, NMSE_MIN_ELEMENTS, Want, nmse_bound, nmse_of_case};
+pub(crate) use crate::types::Types;
 
 /// How far an operand's tensor reaches beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,67 +25,26 @@ impl Place {
     const ALIGNED: Self = Self { top: 2, left: 16, bottom: 1, right: 16 };
 }
 
-/// Types of the operands of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Types {
-    /// First float operand.
-    pub(crate) x: DType,
-    /// Second float operand: weights, cache, table.
-    pub(crate) w: DType,
-    /// Output.
-    pub(crate) out: DType,
-}
-
-impl Types {
-    pub(crate) fn mixed(&self) -> bool {
-        self.x != self.w || self.x != self.out
-    }
-
-    /// One type throughout, which every backend takes.
-    pub(crate) fn uniform() -> impl Iterator<Item = Self> {
-        DType::FLOATS.into_iter().map(|d| Self { x: d, w: d, out: d })
-    }
-
-    /// Mixtures that a backend may refuse.
-    pub(crate) fn mixtures() -> impl Iterator<Item = Self> {
-        use DType::{BF16, F16, F32};
-        let mixtures = [
-            (F32, BF16, F32),
-            (F32, F16, F32),
-            (BF16, BF16, F32),
-            (F16, F16, F32),
-            (BF16, F32, BF16),
-            (F16, BF16, F16),
-            (F32, F32, BF16),
-            (F32, F32, F16),
-        ];
-        mixtures.into_iter().map(|(x, w, out)| Self { x, w, out })
-    }
-}
-
-impl std::fmt::Display for Types {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} -> {}", self.x, self.w, self.out)
-    }
-}
-
 /// A case: its inputs follow from its name.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     name: String,
     /// Of the inputs; operands add their number.
     pub(crate) seed: u64,
-    mixed: bool,
+    /// Its types, where they are a mixture.
+    mixture: Option<Types>,
 }
 
 impl Case {
     pub(crate) fn new(types: Types, shape: impl std::fmt::Display) -> Self {
-        Self::named(format!("{types}, {shape}"), types.mixed())
+        let mixture = types.mixed().then_some(types);
+        Self { mixture, ..Self::named(format!("{types}, {shape}")) }
     }
 
-    pub(crate) fn named(name: String, mixed: bool) -> Self {
+    /// A case of one type.
+    pub(crate) fn named(name: String) -> Self {
         let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        Self { seed: name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv) >> 16, name, mixed }
+        Self { seed: name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv) >> 16, name, mixture: None }
     }
 }
 
@@ -94,11 +54,21 @@ pub(crate) struct Run<'b, B> {
     pub(crate) group: Group,
     op: &'static str,
     report: Report,
+    /// Mixtures that a decoder issues to this backend.
+    issued: Vec<Types>,
 }
 
 impl<'b, B: KernelBackend> Run<'b, B> {
     pub(crate) fn new(backend: &'b B, op: &'static str, group: Group) -> Self {
-        Self { backend, group, op, report: Report::default() }
+        Self { backend, group, op, report: Report::default(), issued: Vec::new() }
+    }
+
+    /// The same with what a decoder issues: `types` of weights of a type and of the type in which the backend wants
+    /// activations beside them. The backend may not refuse these.
+    pub(crate) fn issued(mut self, types: impl Fn(DType, DType) -> Types) -> Self {
+        let of = |weights| types(weights, self.backend.activation_dtype(weights));
+        self.issued = DType::FLOATS.into_iter().map(of).filter(Types::mixed).collect();
+        self
     }
 
     pub(crate) fn report(self) -> Report {
@@ -117,7 +87,8 @@ impl<'b, B: KernelBackend> Run<'b, B> {
     pub(crate) fn grid<S: Copy>(&self, quick: &[S], full: &[S]) -> Vec<(Types, S)> {
         let shapes = if self.group == Group::Full { [quick, full].concat() } else { quick.to_vec() };
         let required = Types::uniform().flat_map(|t| shapes.iter().map(move |s| (t, *s)));
-        let mixtures = Types::mixtures().flat_map(|t| quick.iter().map(move |s| (t, *s)));
+        let issued = self.issued.iter().copied().filter(|t| Types::mixtures().all(|mixture| mixture != *t));
+        let mixtures = Types::mixtures().chain(issued).flat_map(|t| quick.iter().map(move |s| (t, *s)));
         if self.group == Group::Huge { Vec::new() } else { required.chain(mixtures).collect() }
     }
 
@@ -126,7 +97,7 @@ impl<'b, B: KernelBackend> Run<'b, B> {
         if self.group == Group::Huge { Vec::new() } else { Types::uniform().collect() }
     }
 
-    /// Runs one form of a case. A mixture of types may be refused with [`Error::DType`].
+    /// Runs one form of a case. A mixture of types that no decoder issues may be refused with [`Error::DType`].
     ///
     /// # Errors
     /// What went wrong, with the case.
@@ -138,13 +109,17 @@ impl<'b, B: KernelBackend> Run<'b, B> {
     ) -> Result<(), Failure> {
         match body(self.backend) {
             Ok(()) => self.report.cases += 1,
-            Err(Problem::Backend(Error::DType { .. })) if case.mixed => self.report.refused += 1,
+            Err(Problem::Backend(Error::DType { .. })) if self.may_refuse(case) => self.report.refused += 1,
             Err(problem) => {
                 let name = format!("{}, {form}", case.name);
                 return Err(Failure { op: self.op, case: name, seed: case.seed, what: problem.to_string() });
             }
         }
         Ok(())
+    }
+
+    fn may_refuse(&self, case: &Case) -> bool {
+        case.mixture.is_some_and(|types| !self.issued.contains(&types))
     }
 }
 
@@ -363,4 +338,34 @@ impl IoCase<'_> {
 
 fn windows<T: DeviceTensor>(slots: &[Slot<T>]) -> BackendResult<Vec<Mat<'_, T>>> {
     slots.iter().map(Slot::mat).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy::ToyBackend;
+
+    #[test]
+    fn only_mixtures_that_no_decoder_issues_may_be_refused() {
+        use DType::{BF16, F16, F32};
+        let toy = ToyBackend::new();
+        let issued =
+            |w, t| if w == F16 { Types { x: BF16, w, out: F16 } } else { Types { x: t, w, out: F32 } };
+        let mut run = Run::new(&toy, "matmul", Group::Quick).issued(issued);
+        let grid = run.grid(&[()], &[]);
+        for (x, w, out, may) in [
+            (F32, F32, F32, false),
+            (F32, BF16, F32, false),
+            (BF16, F16, F16, false),
+            (F32, F16, F32, true),
+            (F32, BF16, BF16, true),
+        ] {
+            let types = Types { x, w, out };
+            assert_eq!(grid.iter().filter(|(t, ())| *t == types).count(), 1, "{types}");
+            let (op, operand, expected) = ("matmul", "x", "another type");
+            let refuse = |_: &_| Err(Error::DType { op, operand, expected, got: x }.into());
+            assert_eq!(run.case(&Case::new(types, "1 x 1"), "into", refuse).is_ok(), may, "{types}");
+        }
+        assert_eq!(run.report(), Report { cases: 0, refused: 2 });
+    }
 }

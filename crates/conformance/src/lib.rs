@@ -15,6 +15,7 @@ mod shapes;
 mod suite;
 pub mod tolerance;
 pub mod toy;
+mod types;
 
 pub use host::{Host, decode, encode, round};
 pub use report::{Failure, Group, Report};

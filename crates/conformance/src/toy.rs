@@ -10,7 +10,7 @@ use backend_api::ops::{
     Softmax, WeightLayout, WeightedSumRows,
 };
 use backend_api::{
-    Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Io, KernelBackend, Mat,
+    Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, Io, KernelBackend, Mat,
     MatMut, MemoryInfo, Op, Result, random, tensor_bytes,
 };
 
@@ -277,18 +277,25 @@ impl KernelBackend for ToyBackend {
         &self,
         op: Checked<ComputeAttentionScores<'_, ToyTensor>>,
     ) -> Result<()> {
-        let ComputeAttentionScores { q, k, scale, out } = self.begin(op)?;
-        let (dim, keys, qs, ks) = (q.n_cols(), k.n_rows(), load(&q), load(&k));
-        let score =
-            |i: usize| f64::from(scale) * dot(&qs[i / keys * dim..][..dim], &ks[i % keys * dim..][..dim]);
-        store(out, &(0..q.n_rows() * keys).map(score).collect::<Vec<_>>());
+        let ComputeAttentionScores { q, k, heads, scale, out } = self.begin(op)?;
+        let Heads { n_heads, head_dim: dim, .. } = heads;
+        let (keys, width, qs, ks) = (k.n_rows(), heads.kv_dim(), load(&q), load(&k));
+        let score = |i: usize| {
+            // Rows of heads are one after the other, and so are the heads of a row.
+            let (query, key) = (i / keys, i % keys * width + i / keys % n_heads / heads.group() * dim);
+            f64::from(scale) * dot(&qs[query * dim..][..dim], &ks[key..][..dim])
+        };
+        store(out, &(0..q.n_rows() * n_heads * keys).map(score).collect::<Vec<_>>());
         Ok(())
     }
     fn weighted_sum_rows_into(&self, op: Checked<WeightedSumRows<'_, ToyTensor>>) -> Result<()> {
-        let WeightedSumRows { weights, rows, out } = self.begin(op)?;
-        let (n, cols, ws, xs) = (weights.n_cols(), rows.n_cols(), load(&weights), load(&rows));
-        let sum = |i: usize| dot(&ws[i / cols * n..][..n], xs.iter().skip(i % cols).step_by(cols));
-        store(out, &(0..weights.n_rows() * cols).map(sum).collect::<Vec<_>>());
+        let WeightedSumRows { weights, rows, heads, out } = self.begin(op)?;
+        let (n, dim, ws, xs) = (weights.n_cols(), heads.head_dim, load(&weights), load(&rows));
+        let sum = |i: usize| {
+            let kv_head = i / dim % heads.n_heads / heads.group();
+            dot(&ws[i / dim * n..][..n], xs.iter().skip(kv_head * dim + i % dim).step_by(heads.kv_dim()))
+        };
+        store(out, &(0..weights.n_rows() * dim).map(sum).collect::<Vec<_>>());
         Ok(())
     }
     fn add_into(&self, op: Checked<Add<'_, ToyTensor>>) -> Result<()> {

@@ -6,8 +6,9 @@ use backend_api::{At, Io, KernelBackend, Mat, MatMut, Op, Result};
 use crate::Config;
 use crate::model::{Layer, Tensors};
 
-/// Activations of up to `rows` tokens.
+/// Activations of up to `rows` tokens, in the type that the backend wants where nothing else is said.
 pub(crate) struct Activations<T> {
+    /// The residual stream, f32: every layer adds to it, and what a narrower type would round away adds up.
     pub(crate) x: T,
     /// Output of norms.
     pub(crate) h: T,
@@ -15,7 +16,9 @@ pub(crate) struct Activations<T> {
     pub(crate) att: T,
     pub(crate) gate_up: T,
     pub(crate) ffn: T,
+    /// f32.
     pub(crate) scores: T,
+    /// f32.
     pub(crate) logits: T,
 }
 

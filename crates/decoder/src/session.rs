@@ -77,7 +77,7 @@ impl<B: KernelBackend> Session<B> {
         let dtype = b.activation_dtype(model.dtype());
         let activation = |cols: usize| b.alloc(&[rows, cols], dtype);
         let act = Activations {
-            x: activation(shape.hidden_size)?,
+            x: b.alloc(&[rows, shape.hidden_size], DType::F32)?,
             h: activation(shape.hidden_size)?,
             qkv: activation(heads.qkv_dim())?,
             att: activation(heads.q_dim())?,

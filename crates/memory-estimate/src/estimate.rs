@@ -66,7 +66,8 @@ pub struct EstimateRequest<'a> {
     pub batch: usize,
     /// Prompt tokens that pass through the model at once; more than `context` counts as `context`.
     pub prefill_chunk: usize,
-    /// Width of an activation in bytes; the CPU keeps f32, so 4.
+    /// Width of an activation in bytes, the residual stream and the logits aside, which are f32. The CPU keeps all in
+    /// f32, so 4.
     pub activation_bytes: usize,
 }
 

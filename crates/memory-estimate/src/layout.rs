@@ -37,7 +37,7 @@ pub enum ElementKind {
     Weight,
     /// Stored in the KV cache's dtype.
     Cache,
-    /// Stored in the width of the activations.
+    /// Stored in the width of the activations: what lies between the residual stream and the logits.
     Activation,
     /// Always f32.
     F32,
@@ -130,7 +130,7 @@ pub(crate) fn sessions(request: &EstimateRequest<'_>) -> Option<Vec<Item>> {
     collect(&[
         ("rope_cos_sin", RopeTables, &[batch, 2], &[context, shape.head_dim / 2], F32),
         ("kv_cache", KvCache, &[batch, layers, 2], &[context, kv], Cache),
-        ("x", Activations, &[batch], &[rows, hidden], Activation),
+        ("x", Activations, &[batch], &[rows, hidden], F32),
         ("h", Activations, &[batch], &[rows, hidden], Activation),
         ("qkv", Activations, &[batch], &[rows, qkv], Activation),
         ("att", Activations, &[batch], &[rows, q], Activation),

@@ -58,7 +58,8 @@ fn dtypes_count_only_where_they_apply() {
         assert_eq!(half.total() + half.kv_cache, full.total());
     }
     let half = EstimateRequest { activation_bytes: 2, ..request(&shape) }.estimate().unwrap();
-    let fixed = 4 * (2 * 512 + shape.vocab_size as u64 + 2 + 4096);
+    // The residual stream, ids and positions; logits; next id and position; history.
+    let fixed = 4 * (512 * (shape.hidden_size as u64 + 2) + shape.vocab_size as u64 + 2 + 4096);
     assert_eq!((half.activations - fixed) * 2, full.activations - fixed);
 }
 

@@ -35,7 +35,7 @@ pub(crate) enum Command {
     /// Compare a model's logits and greedy tokens with reference values.
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
-    /// List every backend, whether it is usable, and why.
+    /// List the CPU and every GPU, whether it is usable, and why.
     Devices(DevicesArgs),
     /// Say what a model needs in memory; loads no weights.
     Estimate(EstimateArgs),
@@ -43,7 +43,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeviceArgs {
-    /// Device to run on: auto, cpu, cuda or cuda:N.
+    /// Device to run on: auto, cpu, cuda or cuda:N; auto is the first GPU, or the CPU where none is usable.
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
     pub(crate) device: BackendPreference,
     /// CPU threads [default: one per core].
@@ -255,6 +255,9 @@ pub(crate) struct EstimateArgs {
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) dtype: DtypeArgs,
+    /// Device whose free memory it should fit into: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
+    pub(crate) device: BackendPreference,
     /// Tokens of the context [default: the smaller of the model's maximum and 4096].
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) context: Option<usize>,

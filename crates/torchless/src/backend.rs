@@ -4,13 +4,14 @@ use backend_api::ops::*;
 use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, Fill, KernelBackend, MemoryInfo, Op, Result,
 };
-use backend_cpu::{CpuBackend, CpuTensor};
+use backend_cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use backend_cuda::CudaBackend;
 
 use crate::lower::Lower;
-use crate::unified::Part;
 use crate::{Candidate, UnifiedTensor};
 
-/// A backend chosen by [`init_backend`](crate::init_backend).
+/// A backend chosen by [`init_backend`](crate::init_backend), or made of one with `From`.
 ///
 /// It forwards every operation, fused ones too, to the backend that it holds.
 #[derive(Debug)]
@@ -22,20 +23,42 @@ pub struct Backend {
 #[derive(Debug)]
 enum Inner {
     Cpu(CpuBackend),
+    #[cfg(feature = "cuda")]
+    Cuda(CudaBackend),
 }
 
 /// A captured step of a [`Backend`].
 #[derive(Debug, Default)]
 pub struct Graph {
     cpu: <CpuBackend as KernelBackend>::Graph,
+    #[cfg(feature = "cuda")]
+    cuda: <CudaBackend as KernelBackend>::Graph,
+}
+
+impl From<CpuBackend> for Backend {
+    fn from(cpu: CpuBackend) -> Self {
+        Self::made(Inner::Cpu(cpu))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<CudaBackend> for Backend {
+    fn from(cuda: CudaBackend) -> Self {
+        Self::made(Inner::Cuda(cuda))
+    }
 }
 
 impl Backend {
-    pub(crate) fn from_cpu(cpu: CpuBackend, report: Vec<Candidate>) -> Self {
-        Self { inner: Inner::Cpu(cpu), report }
+    fn made(inner: Inner) -> Self {
+        Self { inner, report: Vec::new() }
     }
 
-    /// Each backend that was considered, in order of preference, and why it was taken or left.
+    pub(crate) fn with_report(self, report: Vec<Candidate>) -> Self {
+        Self { report, ..self }
+    }
+
+    /// Each backend that was considered, in order of preference, and why it was taken or left; empty for a backend made with
+    /// `From`.
     pub fn report(&self) -> &[Candidate] {
         &self.report
     }
@@ -46,15 +69,8 @@ macro_rules! inner {
     ($self:ident, $b:ident => $body:expr) => {
         match &$self.inner {
             Inner::Cpu($b) => $body,
-        }
-    };
-}
-
-/// Runs `$body` with `$b` as the inner backend and `$wrap` as the variant of its tensors.
-macro_rules! inner_tensor {
-    ($self:ident, $b:ident => $body:expr) => {
-        match &$self.inner {
-            Inner::Cpu($b) => $body.map(UnifiedTensor::Cpu),
+            #[cfg(feature = "cuda")]
+            Inner::Cuda($b) => $body,
         }
     };
 }
@@ -64,9 +80,7 @@ macro_rules! forward {
     ($($method:ident($op:ident);)*) => { $(
         fn $method(&self, op: Checked<$op<'_, UnifiedTensor>>) -> Result<()> {
             let op = op.on(self.device())?;
-            match &self.inner {
-                Inner::Cpu(b) => b.$method(Lower::<CpuTensor>::lower(op)?.check()?),
-            }
+            inner!(self, b => b.$method(op.lower(b)?.check()?))
         }
     )* };
 }
@@ -100,19 +114,19 @@ impl KernelBackend for Backend {
         inner!(self, b => b.read_bandwidth())
     }
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<UnifiedTensor> {
-        inner_tensor!(self, b => b.alloc(shape, dtype))
+        inner!(self, b => b.alloc(shape, dtype).map(UnifiedTensor::from))
     }
     fn upload(&self, shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<UnifiedTensor> {
-        inner_tensor!(self, b => b.upload(shape, dtype, fill))
+        inner!(self, b => b.upload(shape, dtype, fill).map(UnifiedTensor::from))
     }
     fn write(&self, dst: &mut UnifiedTensor, offset: usize, src: &[u8]) -> Result<()> {
-        inner!(self, b => b.write(Part::write(dst)?, offset, src))
+        inner!(self, b => b.write(dst.part_mut(b)?, offset, src))
     }
     fn read(&self, src: &UnifiedTensor, offset: usize, out: &mut [u8]) -> Result<()> {
-        inner!(self, b => b.read(Part::read(src)?, offset, out))
+        inner!(self, b => b.read(src.part(b)?, offset, out))
     }
     fn fill_random(&self, dst: &mut UnifiedTensor, seed: u64, scale: f32) -> Result<()> {
-        inner!(self, b => b.fill_random(Part::write(dst)?, seed, scale))
+        inner!(self, b => b.fill_random(dst.part_mut(b)?, seed, scale))
     }
     fn step(
         &self,
@@ -122,6 +136,8 @@ impl KernelBackend for Backend {
     ) -> Result<()> {
         match &self.inner {
             Inner::Cpu(b) => b.step(&mut graph.cpu, first, &mut |_, first| body(self, first)),
+            #[cfg(feature = "cuda")]
+            Inner::Cuda(b) => b.step(&mut graph.cuda, first, &mut |_, first| body(self, first)),
         }
     }
 

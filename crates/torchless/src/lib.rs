@@ -1,7 +1,8 @@
 //! Run a language model on an NVIDIA GPU or the CPU from a plain `cargo build`.
 //!
 //! This crate puts the layers together: [`init_backend`] chooses a device, [`Model`] loads a Hugging Face folder onto it,
-//! and a [`Session`] generates text.
+//! and a [`Session`] generates text. NVIDIA GPUs come with the feature `cuda`, on by default: it needs nothing to build, and at
+//! run time NVIDIA's driver.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -19,6 +20,7 @@
 //! ```
 
 mod backend;
+mod init;
 mod lower;
 mod preference;
 mod unified;
@@ -26,20 +28,23 @@ mod unified;
 pub use backend::{Backend, Graph};
 pub use backend_api::ops::{self, SampleParams};
 pub use backend_api::{
-    At, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor, Io,
+    At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor, Io,
     KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
 };
-pub use backend_cpu::CpuBackend;
+pub use backend_cpu::{CpuBackend, CpuTensor};
+#[cfg(feature = "cuda")]
+pub use backend_cuda::{CudaBackend, CudaTensor};
 pub use decoder::{
     Config, DEFAULT_PREFILL_CHUNK, Family, FinishReason, GenerateOptions, Generation, GenerationStats,
     LoadOptions, LoadReport, Model, ModelBytes, RopeScaling, Session, StopStrings, TextStream, Token,
     Tokenizer,
 };
+pub use init::{BackendOptions, Candidate, devices, init_backend, init_backend_with};
 pub use memory_estimate::{
     Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, StoredDtype, WeightDtype,
     estimate_model_memory_mb, read_safetensors_header, stored_tensors,
 };
-pub use preference::{BackendOptions, BackendPreference, Candidate, init_backend, init_backend_with};
+pub use preference::BackendPreference;
 pub use unified::UnifiedTensor;
 
 /// The examples of the README, tested.

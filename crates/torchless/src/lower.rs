@@ -1,62 +1,63 @@
 //! Hands an operation on [`UnifiedTensor`]s to the backend that owns them.
 
+use std::any::Any;
+
 use backend_api::ops::*;
-use backend_api::{At, Io, Mat, MatMut, Result};
+use backend_api::{At, Io, KernelBackend, Mat, MatMut, Result};
 
 use crate::UnifiedTensor;
-use crate::unified::Part;
 
-/// The same value in terms of a backend's own tensor `U`.
-pub(crate) trait Lower<U> {
+/// The same value in terms of the tensors of backend `B`.
+pub(crate) trait Lower<B> {
     type To;
-    fn lower(self) -> Result<Self::To>;
+    fn lower(self, backend: &B) -> Result<Self::To>;
 }
 
-impl<'a, U: Part + 'a> Lower<U> for Mat<'a, UnifiedTensor> {
-    type To = Mat<'a, U>;
-    fn lower(self) -> Result<Mat<'a, U>> {
-        self.try_map(U::read)
+impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for Mat<'a, UnifiedTensor> {
+    type To = Mat<'a, B::Tensor>;
+    fn lower(self, backend: &B) -> Result<Self::To> {
+        self.try_map(|tensor| tensor.part(backend))
     }
 }
 
-impl<'a, U: Part + 'a> Lower<U> for MatMut<'a, UnifiedTensor> {
-    type To = MatMut<'a, U>;
-    fn lower(self) -> Result<MatMut<'a, U>> {
-        self.try_map(U::write)
+impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for MatMut<'a, UnifiedTensor> {
+    type To = MatMut<'a, B::Tensor>;
+    fn lower(self, backend: &B) -> Result<Self::To> {
+        self.try_map(|tensor| tensor.part_mut(backend))
     }
 }
 
-impl<'a, U: Part + 'a> Lower<U> for Option<MatMut<'a, UnifiedTensor>> {
-    type To = Option<MatMut<'a, U>>;
-    fn lower(self) -> Result<Option<MatMut<'a, U>>> {
-        self.map(Lower::lower).transpose()
+impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for Option<MatMut<'a, UnifiedTensor>> {
+    type To = Option<MatMut<'a, B::Tensor>>;
+    fn lower(self, backend: &B) -> Result<Self::To> {
+        self.map(|m| m.lower(backend)).transpose()
     }
 }
 
-impl<'a, U: Part + 'a> Lower<U> for Io<'a, UnifiedTensor> {
-    type To = Io<'a, U>;
-    fn lower(self) -> Result<Io<'a, U>> {
+impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for Io<'a, UnifiedTensor> {
+    type To = Io<'a, B::Tensor>;
+    fn lower(self, backend: &B) -> Result<Self::To> {
         Ok(match self {
-            Io::Into(x, out) => Io::Into(x.lower()?, out.lower()?),
-            Io::InPlace(m) => Io::InPlace(m.lower()?),
+            Io::Into(x, out) => Io::Into(x.lower(backend)?, out.lower(backend)?),
+            Io::InPlace(m) => Io::InPlace(m.lower(backend)?),
         })
     }
 }
 
-impl<'a, U: Part + 'a> Lower<U> for At<'a, UnifiedTensor> {
-    type To = At<'a, U>;
-    fn lower(self) -> Result<At<'a, U>> {
-        Ok(At { positions: self.positions.lower()?, first: self.first })
+impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for At<'a, UnifiedTensor> {
+    type To = At<'a, B::Tensor>;
+    fn lower(self, backend: &B) -> Result<Self::To> {
+        Ok(At { positions: self.positions.lower(backend)?, first: self.first })
     }
 }
 
 /// For each operation: the fields that hold tensors, and those that are copied.
 macro_rules! lower {
     ($($op:ident { $($tensor:ident)* ; $($value:ident)* })*) => { $(
-        impl<'a, U: Part + 'a> Lower<U> for $op<'a, UnifiedTensor> {
-            type To = $op<'a, U>;
-            fn lower(self) -> Result<$op<'a, U>> {
-                Ok($op { $($tensor: self.$tensor.lower()?,)* $($value: self.$value),* })
+        impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for $op<'a, UnifiedTensor> {
+            type To = $op<'a, B::Tensor>;
+            fn lower(self, backend: &B) -> Result<Self::To> {
+                Ok($op { $($tensor: self.$tensor.lower(backend)?,)* $($value: self.$value),* })
             }
         }
     )* };
@@ -68,7 +69,7 @@ lower! {
     ApplyRope { io cos sin at; head_dim }
     Argmax { logits id position; }
     Attention { q k v at out scratch; heads window }
-    ComputeAttentionScores { q k out; scale }
+    ComputeAttentionScores { q k out; heads scale }
     Embed { table ids out; }
     Matmul { x w out; accumulate layout }
     Mul { io y; }
@@ -78,5 +79,5 @@ lower! {
     Sample { logits history id position; params }
     Silu { io; }
     Softmax { io; }
-    WeightedSumRows { weights rows out; }
+    WeightedSumRows { weights rows out; heads }
 }

@@ -1,7 +1,11 @@
 //! Tensors of whichever backend was chosen.
 
-use backend_api::{DType, DeviceId, DeviceTensor, KernelBackend, Result};
+use std::any::Any;
+
+use backend_api::{DType, DeviceId, DeviceTensor, Error, KernelBackend, Result};
 use backend_cpu::CpuTensor;
+#[cfg(feature = "cuda")]
+use backend_cuda::CudaTensor;
 
 use crate::Backend;
 
@@ -12,54 +16,72 @@ use crate::Backend;
 pub enum UnifiedTensor {
     /// In host memory.
     Cpu(CpuTensor),
+    /// In the memory of an NVIDIA GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(CudaTensor),
+}
+
+/// Runs `$body` with `$t` as the backend's own tensor.
+macro_rules! own {
+    ($tensor:expr, $t:ident => $body:expr) => {
+        match $tensor {
+            UnifiedTensor::Cpu($t) => $body,
+            #[cfg(feature = "cuda")]
+            UnifiedTensor::Cuda($t) => $body,
+        }
+    };
+}
+
+impl From<CpuTensor> for UnifiedTensor {
+    fn from(tensor: CpuTensor) -> Self {
+        Self::Cpu(tensor)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<CudaTensor> for UnifiedTensor {
+    fn from(tensor: CudaTensor) -> Self {
+        Self::Cuda(tensor)
+    }
 }
 
 impl DeviceTensor for UnifiedTensor {
     fn shape(&self) -> &[usize] {
-        match self {
-            Self::Cpu(t) => t.shape(),
-        }
+        own!(self, t => t.shape())
     }
 
     fn dtype(&self) -> DType {
-        match self {
-            Self::Cpu(t) => t.dtype(),
-        }
+        own!(self, t => t.dtype())
     }
 
     fn device(&self) -> DeviceId {
-        match self {
-            Self::Cpu(t) => t.device(),
-        }
+        own!(self, t => t.device())
     }
 }
 
 impl UnifiedTensor {
-    /// A copy on another live backend, streamed through its staging; makes no context.
+    /// A copy on another live backend, or a second one on the same, streamed through its staging; makes no context.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) if the tensor is not `from`'s, and those of reading and of uploading.
+    /// [`Error::Device`] if the tensor is not `from`'s, and those of reading and of uploading.
     pub fn to_device(&self, from: &Backend, to: &Backend) -> Result<Self> {
         to.upload(self.shape(), self.dtype(), &|offset, out| from.read(self, offset, out))
     }
-}
 
-/// A backend's own tensor inside a [`UnifiedTensor`].
-pub(crate) trait Part: Sized {
-    fn read(tensor: &UnifiedTensor) -> Result<&Self>;
-    fn write(tensor: &mut UnifiedTensor) -> Result<&mut Self>;
-}
-
-impl Part for CpuTensor {
-    fn read(tensor: &UnifiedTensor) -> Result<&Self> {
-        match tensor {
-            UnifiedTensor::Cpu(t) => Ok(t),
-        }
+    /// The tensor as `backend` knows it.
+    pub(crate) fn part<B: KernelBackend<Tensor: Any>>(&self, backend: &B) -> Result<&B::Tensor> {
+        let part = own!(self, t => (t as &dyn Any).downcast_ref());
+        part.ok_or_else(|| foreign(backend.device(), self.device()))
     }
 
-    fn write(tensor: &mut UnifiedTensor) -> Result<&mut Self> {
-        match tensor {
-            UnifiedTensor::Cpu(t) => Ok(t),
-        }
+    /// As [`part`](Self::part), to be written.
+    pub(crate) fn part_mut<B: KernelBackend<Tensor: Any>>(&mut self, backend: &B) -> Result<&mut B::Tensor> {
+        let got = self.device();
+        let part = own!(self, t => (t as &mut dyn Any).downcast_mut());
+        part.ok_or_else(|| foreign(backend.device(), got))
     }
+}
+
+fn foreign(expected: DeviceId, got: DeviceId) -> Error {
+    Error::Device { op: "transfer", operand: "tensor", expected, got }
 }

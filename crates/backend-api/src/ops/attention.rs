@@ -73,37 +73,33 @@ impl<T: DeviceTensor> Attention<'_, T> {
     }
 }
 
-/// The operation in terms of the primitive ones, a row and a head at a time.
+/// The operation in terms of the primitive ones, a row at a time.
 ///
 /// # Errors
 /// [`Error::Captured`](crate::Error::Captured) inside a captured step, and those of the primitive operations.
 pub fn compose<B: KernelBackend>(b: &B, op: Attention<'_, B::Tensor>) -> Result<()> {
     let Attention { q, k, v, heads, window, at, mut out, mut scratch } = op;
     let first = at.host_first("attention")?;
-    let dim = heads.head_dim;
     for row in 0..q.n_rows() {
         let end = (first + row + 1).min(k.n_rows());
         let begin = window.map_or(0, |w| end.saturating_sub(w));
-        for head in 0..heads.n_heads {
-            let of_q = head * dim..(head + 1) * dim;
-            let kv_head = head / heads.group();
-            let of_kv = kv_head * dim..(kv_head + 1) * dim;
-            let mut scores = scratch.by_ref().sub(head..head + 1, 0..end - begin)?;
-            let product = ComputeAttentionScores {
-                q: q.sub(row..row + 1, of_q.clone())?,
-                k: k.sub(begin..end, of_kv.clone())?,
-                scale: heads.scale(),
-                out: scores.by_ref(),
-            };
-            b.compute_attention_scores_into(product.check()?)?;
-            b.softmax_into(Softmax { io: Io::InPlace(scores.by_ref()) }.check()?)?;
-            let sum = WeightedSumRows {
-                weights: scores.as_mat(),
-                rows: v.sub(begin..end, of_kv)?,
-                out: out.by_ref().sub(row..row + 1, of_q)?,
-            };
-            b.weighted_sum_rows_into(sum.check()?)?;
-        }
+        let mut scores = scratch.by_ref().cols(0..end - begin)?;
+        let product = ComputeAttentionScores {
+            q: q.rows(row..row + 1)?,
+            k: k.rows(begin..end)?,
+            heads,
+            scale: heads.scale(),
+            out: scores.by_ref(),
+        };
+        b.compute_attention_scores_into(product.check()?)?;
+        b.softmax_into(Softmax { io: Io::InPlace(scores.by_ref()) }.check()?)?;
+        let sum = WeightedSumRows {
+            weights: scores.as_mat(),
+            rows: v.rows(begin..end)?,
+            heads,
+            out: out.by_ref().rows(row..row + 1)?,
+        };
+        b.weighted_sum_rows_into(sum.check()?)?;
     }
     Ok(())
 }

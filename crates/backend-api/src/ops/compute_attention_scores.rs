@@ -1,18 +1,21 @@
-//! Attention scores of one head.
+//! Attention scores.
 
 use crate::op::{Check, cost};
-use crate::{DeviceId, DeviceTensor, KernelBackend, Mat, MatMut, Op, Result};
+use crate::{DeviceId, DeviceTensor, Heads, KernelBackend, Mat, MatMut, Op, Result};
 
-/// `out[i, j] = scale · Σ_c q[i, c] · k[j, c]`, accumulated in f32 or better.
+/// `out[r·n_heads + h, j] = scale · Σ_c q[r, h·head_dim + c] · k[j, (h / group)·head_dim + c]` with `group = n_heads / n_kv_heads`,
+/// accumulated in f32 or better.
 #[derive(Debug)]
 pub struct ComputeAttentionScores<'a, T> {
-    /// Queries, `[rows, head_dim]`.
+    /// Queries, `[rows, n_heads · head_dim]`.
     pub q: Mat<'a, T>,
-    /// Keys, `[keys, head_dim]`.
+    /// Keys, `[keys, n_kv_heads · head_dim]`.
     pub k: Mat<'a, T>,
+    /// How a row divides into heads, which may have any number of elements, none included.
+    pub heads: Heads,
     /// Usually `1 / √head_dim`.
     pub scale: f32,
-    /// `[rows, keys]`.
+    /// `[rows · n_heads, keys]`: the heads of the first row, then those of the next.
     pub out: MatMut<'a, T>,
 }
 
@@ -21,10 +24,11 @@ impl<T: DeviceTensor> Op for ComputeAttentionScores<'_, T> {
 
     fn validate(&self) -> Result<DeviceId> {
         let check = Check::new(Self::NAME, &self.q);
-        let (rows, dim, keys) = (self.q.n_rows(), self.q.n_cols(), self.k.n_rows());
-        check.float("q", &self.q, (rows, dim))?;
-        check.float("k", &self.k, (keys, dim))?;
-        check.float("out", &self.out, (rows, keys))?;
+        let (rows, keys) = (self.q.n_rows(), self.k.n_rows());
+        let of_heads = check.rows_of_heads(&self.heads, rows)?;
+        check.float("q", &self.q, (rows, self.heads.q_dim()))?;
+        check.float("k", &self.k, (keys, self.heads.kv_dim()))?;
+        check.float("out", &self.out, (of_heads, keys))?;
         check.done()
     }
 
@@ -44,7 +48,9 @@ pub(crate) fn compute_attention_scores<B: KernelBackend>(
     scale: f32,
 ) -> Result<B::Tensor> {
     let mut out = b.alloc(&[Mat::new(q).n_rows(), Mat::new(k).n_rows()], q.dtype())?;
-    let op = ComputeAttentionScores { q: Mat::new(q), k: Mat::new(k), scale, out: MatMut::new(&mut out) };
+    let (q, k) = (Mat::new(q), Mat::new(k));
+    let heads = Heads::single(q.n_cols());
+    let op = ComputeAttentionScores { q, k, heads, scale, out: MatMut::new(&mut out) };
     b.compute_attention_scores_into(op.check()?)?;
     Ok(out)
 }

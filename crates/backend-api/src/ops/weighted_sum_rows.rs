@@ -1,16 +1,19 @@
 //! Weighted sums of rows: attention's output from its probabilities.
 
 use crate::op::{Check, cost};
-use crate::{DeviceId, DeviceTensor, KernelBackend, Mat, MatMut, Op, Result};
+use crate::{DeviceId, DeviceTensor, Heads, KernelBackend, Mat, MatMut, Op, Result};
 
-/// `out[i, c] = Σ_j weights[i, j] · rows[j, c]`, accumulated in f32 or better.
+/// `out[i, h·cols + c] = Σ_j weights[i·n_heads + h, j] · rows[j, (h / group)·cols + c]` with `cols = head_dim` and
+/// `group = n_heads / n_kv_heads`, accumulated in f32 or better.
 #[derive(Debug)]
 pub struct WeightedSumRows<'a, T> {
-    /// `[m, n]`.
+    /// `[m · n_heads, n]`: the heads of the first row of `out`, then those of the next.
     pub weights: Mat<'a, T>,
-    /// `[n, cols]`.
+    /// `[n, n_kv_heads · cols]`.
     pub rows: Mat<'a, T>,
-    /// `[m, cols]`.
+    /// How a row divides into heads, which may have any number of elements, none included.
+    pub heads: Heads,
+    /// `[m, n_heads · cols]`.
     pub out: MatMut<'a, T>,
 }
 
@@ -19,10 +22,11 @@ impl<T: DeviceTensor> Op for WeightedSumRows<'_, T> {
 
     fn validate(&self) -> Result<DeviceId> {
         let check = Check::new(Self::NAME, &self.weights);
-        let (m, n, cols) = (self.weights.n_rows(), self.weights.n_cols(), self.rows.n_cols());
-        check.float("weights", &self.weights, (m, n))?;
-        check.float("rows", &self.rows, (n, cols))?;
-        check.float("out", &self.out, (m, cols))?;
+        let (m, n) = (self.out.n_rows(), self.weights.n_cols());
+        let of_heads = check.rows_of_heads(&self.heads, m)?;
+        check.float("weights", &self.weights, (of_heads, n))?;
+        check.float("rows", &self.rows, (n, self.heads.kv_dim()))?;
+        check.float("out", &self.out, (m, self.heads.q_dim()))?;
         check.done()
     }
 
@@ -31,7 +35,7 @@ impl<T: DeviceTensor> Op for WeightedSumRows<'_, T> {
     }
 
     fn flops(&self) -> u64 {
-        cost(&[2, self.weights.n_rows(), self.weights.n_cols(), self.rows.n_cols()])
+        cost(&[2, self.weights.n_rows(), self.weights.n_cols(), self.heads.head_dim])
     }
 }
 
@@ -41,7 +45,9 @@ pub(crate) fn weighted_sum_rows<B: KernelBackend>(
     rows: &B::Tensor,
 ) -> Result<B::Tensor> {
     let mut out = b.alloc(&[Mat::new(weights).n_rows(), Mat::new(rows).n_cols()], weights.dtype())?;
-    let op = WeightedSumRows { weights: Mat::new(weights), rows: Mat::new(rows), out: MatMut::new(&mut out) };
+    let (weights, rows) = (Mat::new(weights), Mat::new(rows));
+    let heads = Heads::single(rows.n_cols());
+    let op = WeightedSumRows { weights, rows, heads, out: MatMut::new(&mut out) };
     b.weighted_sum_rows_into(op.check()?)?;
     Ok(out)
 }

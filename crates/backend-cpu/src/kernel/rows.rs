@@ -91,6 +91,18 @@ impl<'a, T> Rows<'a, T> {
         let data = self.data.get(start..).unwrap_or(&[]);
         Self { data, rows: self.rows, cols: end - start, stride: self.stride }
     }
+
+    /// Row `first` and every `step`-th one after it.
+    pub(crate) fn every(&self, step: usize, first: usize) -> Self {
+        let rest = self.slice(first..self.rows);
+        let (rows, stride) = spread(rest.rows, self.stride, step);
+        Self { rows, stride, ..rest }
+    }
+}
+
+/// The number of rows, and the step between them, when only every `step`-th row is taken.
+fn spread(rows: usize, stride: usize, step: usize) -> (usize, usize) {
+    (rows.div_ceil(step.max(1)), stride.saturating_mul(step.max(1)))
 }
 
 impl<'a, T> RowsMut<'a, T> {
@@ -119,6 +131,30 @@ impl<'a, T> RowsMut<'a, T> {
     pub(crate) fn row(&mut self, i: usize) -> &mut [T] {
         let row = if i < self.rows { self.data.get_mut(i * self.stride..) } else { None };
         row.and_then(|row| row.get_mut(..self.cols)).unwrap_or(&mut [])
+    }
+
+    /// The rows of `range`, cut at the end of the matrix.
+    pub(crate) fn slice(&mut self, range: Range<usize>) -> RowsMut<'_, T> {
+        let end = range.end.min(self.rows);
+        let start = range.start.min(end);
+        let data = self.data.get_mut(start.saturating_mul(self.stride)..).unwrap_or(&mut []);
+        RowsMut { data, rows: end - start, cols: self.cols, stride: self.stride }
+    }
+
+    /// The columns of `range`, cut at the last column.
+    pub(crate) fn columns(&mut self, range: Range<usize>) -> RowsMut<'_, T> {
+        let end = range.end.min(self.cols);
+        let start = range.start.min(end);
+        let data = self.data.get_mut(start..).unwrap_or(&mut []);
+        RowsMut { data, rows: self.rows, cols: end - start, stride: self.stride }
+    }
+
+    /// Row `first` and every `step`-th one after it.
+    pub(crate) fn every(&mut self, step: usize, first: usize) -> RowsMut<'_, T> {
+        let end = self.rows;
+        let rest = self.slice(first..end);
+        let (rows, stride) = spread(rest.rows, rest.stride, step);
+        RowsMut { rows, stride, ..rest }
     }
 
     /// The same matrix for a shorter time.

@@ -10,8 +10,9 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUjit_option, CUkernel,
-    CUlibrary, CUlibraryOption, CUmodule, CUstream,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec,
+    CUjit_option, CUkernel, CUlaunchConfig, CUlibrary, CUlibraryOption, CUmodule, CUstream,
+    CUstreamCaptureMode,
 };
 
 use super::probe;
@@ -120,6 +121,14 @@ functions! {
     fn ctx_set_current = "cuCtxSetCurrent"(context: CUcontext);
     fn stream_create = "cuStreamCreate"(stream: *mut CUstream, flags: c_uint);
     fn stream_synchronize = "cuStreamSynchronize"(stream: CUstream);
+    fn driver_version = "cuDriverGetVersion"(version: *mut c_int);
+    fn stream_is_capturing = "cuStreamIsCapturing"(stream: CUstream, status: *mut c_uint);
+    fn stream_begin_capture = "cuStreamBeginCapture_v2"(stream: CUstream, mode: CUstreamCaptureMode);
+    fn stream_end_capture = "cuStreamEndCapture"(stream: CUstream, graph: *mut CUgraph);
+    fn graph_instantiate = "cuGraphInstantiateWithFlags"(ready: *mut CUgraphExec, graph: CUgraph, flags: u64);
+    fn graph_launch = "cuGraphLaunch"(ready: CUgraphExec, stream: CUstream);
+    fn graph_exec_destroy = "cuGraphExecDestroy"(ready: CUgraphExec);
+    fn graph_destroy = "cuGraphDestroy"(graph: CUgraph);
     fn stream_destroy = "cuStreamDestroy_v2"(stream: CUstream);
     fn mem_alloc = "cuMemAlloc_v2"(address: *mut CUdeviceptr, bytes: usize);
     fn mem_free = "cuMemFree_v2"(address: CUdeviceptr);
@@ -152,6 +161,9 @@ functions! {
     fn launch_kernel = "cuLaunchKernel"(
         function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint,
         block_z: c_uint, shared_bytes: c_uint, stream: CUstream, params: *mut *mut c_void, extra: *mut *mut c_void,
+    );
+    fn launch_kernel_ex = "cuLaunchKernelEx"(
+        config: *const CUlaunchConfig, function: CUfunction, params: *mut *mut c_void, extra: *mut *mut c_void,
     );
     fn event_create = "cuEventCreate"(event: *mut CUevent, flags: c_uint);
     fn event_record = "cuEventRecord"(event: CUevent, stream: CUstream);

@@ -76,7 +76,7 @@ type Span = (usize, usize, usize);
 /// # Errors
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
-    let mut run = Run::new(backend, "attention", group);
+    let mut run = Run::new(backend, "attention", group).issued(|w, t| Types { x: t, w, out: t });
     let quick: &[Span] = &[(0, 0, 4), (1, 0, 1), (1, 0, 5), (1, 33, 40), (5, 2, 9), (2, 4, 5)];
     let full: &[Span] = &[
         (1, 31, 32),

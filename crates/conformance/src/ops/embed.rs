@@ -2,7 +2,7 @@
 
 use backend_api::ops::Embed;
 use backend_api::random::philox;
-use backend_api::{KernelBackend, Op};
+use backend_api::{DType, KernelBackend, Op};
 
 use crate::case::{Case, Place, Run, Slot, Types, check_tensor};
 use crate::host::Host;
@@ -25,7 +25,7 @@ pub fn reference(table: &Host, ids: &[u32]) -> Vec<Want> {
 /// # Errors
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
-    let mut run = Run::new(backend, "embed", group);
+    let mut run = Run::new(backend, "embed", group).issued(|w, _| Types { x: w, w, out: DType::F32 });
     if group == Group::Huge {
         huge::embed(&mut run)?;
         return Ok(run.report());

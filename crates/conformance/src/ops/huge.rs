@@ -52,7 +52,7 @@ fn check<B: KernelBackend>(b: &B, tensor: &B::Tensor, judge: Judge, want: impl F
 }
 
 fn case(name: &str) -> Case {
-    Case::named(format!("{name}, {ROWS} x {COLS} {DTYPE}"), false)
+    Case::named(format!("{name}, {ROWS} x {COLS} {DTYPE}"))
 }
 
 pub(super) fn add<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {

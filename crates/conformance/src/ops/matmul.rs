@@ -1,7 +1,7 @@
 //! Cases of [`Matmul`].
 
 use backend_api::ops::{Matmul, WeightLayout};
-use backend_api::{KernelBackend, Op};
+use backend_api::{DType, KernelBackend, Op};
 
 use crate::case::{Case, Place, Run, Slot, Types, check_tensor};
 use crate::host::Host;
@@ -33,7 +33,7 @@ pub fn reference(x: &Host, w: &Host, old: Option<&Host>) -> Vec<Want> {
 /// # Errors
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
-    let mut run = Run::new(backend, "matmul", group);
+    let mut run = Run::new(backend, "matmul", group).issued(|w, t| Types { x: t, w, out: DType::F32 });
     // m, k, n.
     let quick =
         [(0, 5, 3), (1, 1, 1), (1, 257, 33), (2, 0, 3), (3, 33, 0), (5, 31, 17), (9, 64, 40), (33, 129, 7)];

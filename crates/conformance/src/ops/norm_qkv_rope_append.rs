@@ -77,7 +77,8 @@ fn reference(inputs: &Inputs, stored: DType) -> Outputs {
 /// # Errors
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
-    let mut run = Run::new(backend, "norm_qkv_rope_append", group);
+    let mut run =
+        Run::new(backend, "norm_qkv_rope_append", group).issued(|w, t| Types { x: DType::F32, w, out: t });
     // Rows, hidden_size, capacity.
     let quick: &[(usize, usize, usize)] = &[(0, 8, 4), (1, 33, 1), (5, 32, 9), (2, 9, 0)];
     let full = &[

@@ -53,7 +53,7 @@ pub fn reference(x: &Host, norm: &Host, eps: f32, w: &Host, types: (DType, DType
 /// # Errors
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
-    let mut run = Run::new(backend, "norm_swiglu", group);
+    let mut run = Run::new(backend, "norm_swiglu", group).issued(|w, t| Types { x: DType::F32, w, out: t });
     // Rows, hidden_size, intermediate_size.
     let quick = &[(0, 8, 3), (1, 32, 17), (1, 257, 33), (5, 33, 40), (2, 64, 0), (9, 128, 31)];
     let full = &[

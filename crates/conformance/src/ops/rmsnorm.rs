@@ -28,7 +28,7 @@ pub fn reference(x: &Host, weight: &Host, eps: f32) -> Vec<Want> {
 /// # Errors
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
-    let mut run = Run::new(backend, "rmsnorm", group);
+    let mut run = Run::new(backend, "rmsnorm", group).issued(|w, t| Types { x: DType::F32, w, out: t });
     for (types, shape) in run.grid(shapes::QUICK, shapes::FULL) {
         for eps in [1e-5, 0.5, 0.0] {
             let case = Case::new(types, format_args!("{} x {}, eps {eps}", shape.0, shape.1));

@@ -1,20 +1,21 @@
 //! Cases of [`WeightedSumRows`].
 
 use backend_api::ops::WeightedSumRows;
-use backend_api::{KernelBackend, Op};
+use backend_api::{Heads, KernelBackend, Op};
 
 use crate::case::{Case, Place, Run, Slot, Types, check_tensor};
 use crate::host::Host;
 use crate::tolerance::{Judge, Want};
-use crate::{Failure, Group, Report};
+use crate::{Failure, Group, Report, shapes};
 
-/// `Σ_j weights[i, j] · rows[j, c]`; zero for no rows.
-pub fn reference(weights: &Host, rows: &Host) -> Vec<Want> {
-    let mut want = Vec::with_capacity(weights.rows * rows.cols);
+/// `Σ_j weights[i·n_heads + h, j] · rows[j, (h / group)·cols + c]`; zero for no rows.
+pub fn reference(weights: &Host, rows: &Host, heads: Heads) -> Vec<Want> {
+    let mut want = Vec::with_capacity(weights.rows * heads.head_dim);
     for i in 0..weights.rows {
-        let mut sums = vec![(0.0, 0.0); rows.cols];
+        let from = i % heads.n_heads / heads.group() * heads.head_dim;
+        let mut sums = vec![(0.0, 0.0); heads.head_dim];
         for (j, weight) in weights.row(i).iter().enumerate() {
-            for (sum, value) in sums.iter_mut().zip(rows.row(j)) {
+            for (sum, value) in sums.iter_mut().zip(&rows.row(j)[from..]) {
                 let product = weight * value;
                 *sum = (sum.0 + product, sum.1 + f64::abs(product));
             }
@@ -47,7 +48,10 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         (65_537, 2, 4),
         (2, 3, 4099),
     ];
-    for (types, shape) in run.grid(quick, full) {
+    for (types, (m, n, cols)) in run.grid(quick, full) {
+        check(&mut run, types, (Heads::single(cols), m, n))?;
+    }
+    for (types, shape) in run.grid(shapes::QUICK_GROUPS, shapes::FULL_GROUPS) {
         check(&mut run, types, shape)?;
     }
     Ok(run.report())
@@ -56,22 +60,24 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
 fn check<B: KernelBackend>(
     run: &mut Run<'_, B>,
     types: Types,
-    (m, n, cols): (usize, usize, usize),
+    (heads, m, n): (Heads, usize, usize),
 ) -> Result<(), Failure> {
-    let case = Case::new(types, format_args!("{m} x {n} x {cols}"));
-    let weights = Host::random(case.seed, (m, n), types.x, 1.0);
-    let rows = Host::random(case.seed + 1, (n, cols), types.w, 2.0);
-    let want = reference(&weights, &rows);
+    let Heads { n_heads, n_kv_heads, head_dim: cols } = heads;
+    let case = Case::new(types, format_args!("{m} x {n}, {n_heads}:{n_kv_heads} heads of {cols}"));
+    let weights = Host::random(case.seed, (m * n_heads, n), types.x, 1.0);
+    let rows = Host::random(case.seed + 1, (n, heads.kv_dim()), types.w, 2.0);
+    let want = reference(&weights, &rows, heads);
     for place in run.places() {
         run.case(&case, &format!("into, {place:?}"), |b| {
             let (weights, rows) = (Slot::new(b, &weights, *place)?, Slot::new(b, &rows, *place)?);
-            let mut out = Slot::blank(b, (m, cols), types.out, *place)?;
-            let op = WeightedSumRows { weights: weights.mat()?, rows: rows.mat()?, out: out.mat_mut()? };
+            let mut out = Slot::blank(b, (m, heads.q_dim()), types.out, *place)?;
+            let op =
+                WeightedSumRows { weights: weights.mat()?, rows: rows.mat()?, heads, out: out.mat_mut()? };
             b.weighted_sum_rows_into(op.check()?)?;
             out.check(b, "out", &want, Judge::Reduction)
         })?;
     }
-    if types.x != types.out {
+    if types.x != types.out || n_heads != 1 {
         return Ok(());
     }
     run.case(&case, "returning", |b| {

@@ -54,6 +54,18 @@ impl Wrong {
         Ok(tensor)
     }
 
+    /// Keys or values with a head for every query head: its own, or with `fault` that of `i % n_kv_heads`.
+    fn spread(&self, kv: &Mat<'_, Tensor>, heads: Heads, fault: Fault) -> Result<(Tensor, Heads)> {
+        let (values, dim) = (load(kv), heads.head_dim);
+        let of = |i: usize| if self.is(fault) { i % heads.n_kv_heads } else { i / heads.group() };
+        let mut spread = self.toy.alloc(&[kv.n_rows(), heads.q_dim()], kv.operand().dtype)?;
+        let row = |r: usize| &values[r * heads.kv_dim()..];
+        let head = |(r, i)| row(r)[of(i) * dim..][..dim].iter().copied();
+        let all = (0..kv.n_rows()).flat_map(|r| (0..heads.n_heads).map(move |i| (r, i)));
+        store(MatMut::new(&mut spread), &all.flat_map(head).collect::<Vec<_>>());
+        Ok((spread, Heads { n_kv_heads: heads.n_heads, ..heads }))
+    }
+
     /// Positions after `f`.
     fn moved(&self, at: &At<'_, Tensor>, f: impl Fn(f64) -> f64) -> Result<Tensor> {
         self.tensor(&at.positions, &load(&at.positions).into_iter().map(f).collect::<Vec<_>>())
@@ -183,7 +195,9 @@ impl KernelBackend for Wrong {
     fn compute_attention_scores_into(&self, op: Checked<ComputeAttentionScores<'_, Tensor>>) -> Result<()> {
         let op = op.on(self.device())?;
         let scale = if self.is(F::ScoresUnscaled) { 1.0 } else { op.scale };
-        self.toy.compute_attention_scores_into(ComputeAttentionScores { scale, ..op }.check()?)
+        let (keys, heads) = self.spread(&op.k, op.heads, F::ScoresHeadsInterleaved)?;
+        let k = Mat::new(&keys);
+        self.toy.compute_attention_scores_into(ComputeAttentionScores { k, heads, scale, ..op }.check()?)
     }
 
     fn embed_into(&self, op: Checked<Embed<'_, Tensor>>) -> Result<()> {
@@ -273,11 +287,13 @@ impl KernelBackend for Wrong {
     }
 
     fn weighted_sum_rows_into(&self, op: Checked<WeightedSumRows<'_, Tensor>>) -> Result<()> {
-        let WeightedSumRows { weights, rows, mut out } = op.on(self.device())?;
+        let WeightedSumRows { weights, rows, heads, mut out } = op.on(self.device())?;
         let n = weights.n_cols();
         let n = if self.is(F::SumSkipsLastRow) { n.saturating_sub(1) } else { n };
-        let (weights, rows) = (weights.cols(0..n)?, rows.rows(0..n)?);
-        self.toy.weighted_sum_rows_into(WeightedSumRows { weights, rows, out: out.by_ref() }.check()?)?;
+        let (values, heads) = self.spread(&rows.rows(0..n)?, heads, F::SumHeadsInterleaved)?;
+        let (weights, rows) = (weights.cols(0..n)?, Mat::new(&values));
+        let sum = WeightedSumRows { weights, rows, heads, out: out.by_ref() };
+        self.toy.weighted_sum_rows_into(sum.check()?)?;
         if self.is(F::SumCuts) && out.operand().dtype == DType::BF16 {
             // Towards zero by half a unit in the last place, then rounded.
             let cut: Vec<f64> = load(&out.as_mat()).iter().map(|v| v * (1.0 - 1.0 / 256.0)).collect();

@@ -17,6 +17,7 @@ pub(crate) enum Fault {
     ArgmaxForgetsNan,
     ArgmaxKeepsPosition,
     ScoresUnscaled,
+    ScoresHeadsInterleaved,
     EmbedKeepsRowsOutside,
     MatmulOverwrites,
     MatmulSkipsLastTerm,
@@ -36,6 +37,7 @@ pub(crate) enum Fault {
     SoftmaxZeroesEmptyRows,
     SumSkipsLastRow,
     SumCuts,
+    SumHeadsInterleaved,
     AttentionSeesNext,
     AttentionWithoutWindow,
     AttentionHeadsInterleaved,
@@ -47,7 +49,7 @@ pub(crate) enum Fault {
 }
 
 /// Every fault with the operation that must fail.
-pub(crate) const FAULTS: [(Fault, &str); 38] = [
+pub(crate) const FAULTS: [(Fault, &str); 40] = [
     (F::AddLastElement, "add"),
     (F::AddBeyondTheWindow, "add"),
     (F::AppendKeepsRowsOutside, "append_rows"),
@@ -59,6 +61,7 @@ pub(crate) const FAULTS: [(Fault, &str); 38] = [
     (F::ArgmaxForgetsNan, "argmax"),
     (F::ArgmaxKeepsPosition, "argmax"),
     (F::ScoresUnscaled, "compute_attention_scores"),
+    (F::ScoresHeadsInterleaved, "compute_attention_scores"),
     (F::EmbedKeepsRowsOutside, "embed"),
     (F::MatmulOverwrites, "matmul"),
     (F::MatmulSkipsLastTerm, "matmul"),
@@ -78,6 +81,7 @@ pub(crate) const FAULTS: [(Fault, &str); 38] = [
     (F::SoftmaxZeroesEmptyRows, "softmax"),
     (F::SumSkipsLastRow, "weighted_sum_rows"),
     (F::SumCuts, "weighted_sum_rows"),
+    (F::SumHeadsInterleaved, "weighted_sum_rows"),
     (F::AttentionSeesNext, "attention"),
     (F::AttentionWithoutWindow, "attention"),
     (F::AttentionHeadsInterleaved, "attention"),

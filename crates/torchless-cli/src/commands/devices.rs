@@ -1,17 +1,20 @@
 //! `torchless devices`.
 
 use serde::Serialize;
-use torchless::{BackendPreference, Candidate, KernelBackend, init_backend};
+use torchless::Candidate;
 
 use crate::args::DevicesArgs;
 use crate::failure::Failure;
 use crate::output::{mib, print, print_json};
 
-/// A backend as JSON shows it.
+/// A device as JSON shows it.
 #[derive(Serialize)]
 struct Device<'a> {
     backend: &'a str,
+    /// What `--device` takes for it.
+    device: String,
     usable: bool,
+    /// Whether it is what `--device auto` takes.
     chosen: bool,
     reason: &'a str,
     name: Option<&'a str>,
@@ -22,39 +25,37 @@ struct Device<'a> {
 
 /// Runs the command.
 pub(crate) fn run(args: &DevicesArgs) -> Result<(), Failure> {
-    let backend = init_backend(BackendPreference::Auto)?;
-    let free = backend.memory().free;
-    let device = |candidate: &'_ Candidate| {
-        let info = candidate.device.as_ref();
-        let chosen = info.is_some() && candidate.backend == backend.name();
-        (chosen, info.cloned())
-    };
-    let found: Vec<_> = backend.report().iter().map(|candidate| (candidate, device(candidate))).collect();
-    let devices: Vec<_> = found
-        .iter()
-        .map(|(candidate, (chosen, info))| Device {
-            backend: candidate.backend,
-            usable: candidate.is_usable(),
-            chosen: *chosen,
-            reason: &candidate.reason,
-            name: info.as_ref().map(|i| i.name.as_str()),
-            features: info.as_ref().map_or(&[], |i| &i.features),
-            total_memory: info.as_ref().and_then(|i| i.total_memory),
-            free_memory: free.filter(|_| *chosen),
-        })
-        .collect();
+    let found = torchless::devices();
+    let chosen = found.iter().position(Candidate::is_usable);
+    let devices: Vec<_> =
+        found.iter().enumerate().map(|(i, candidate)| Device::new(candidate, chosen == Some(i))).collect();
     if args.json {
         return print_json(&devices);
     }
     devices.iter().try_for_each(|device| print(&device.line()))
 }
 
-impl Device<'_> {
+impl<'a> Device<'a> {
+    fn new(candidate: &'a Candidate, chosen: bool) -> Self {
+        let info = candidate.device.as_ref();
+        Self {
+            backend: candidate.backend,
+            device: candidate.preference.to_string(),
+            usable: candidate.is_usable(),
+            chosen,
+            reason: &candidate.reason,
+            name: info.map(|i| i.name.as_str()),
+            features: info.map_or(&[], |i| &i.features),
+            total_memory: info.and_then(|i| i.total_memory),
+            free_memory: candidate.free_memory,
+        }
+    }
+
     fn line(&self) -> String {
         let Some(name) = self.name else {
-            return format!("{:<6} not usable: {}\n", self.backend, self.reason);
+            return format!("{:<7} not usable: {}\n", self.device, self.reason);
         };
-        let mut line = format!("{:<6} usable: {name}", self.backend);
+        let mut line = format!("{:<7} usable: {name}", self.device);
         for feature in self.features {
             line += &format!(", {feature}");
         }

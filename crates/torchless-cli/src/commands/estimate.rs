@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 use torchless::{
-    BackendPreference, DEFAULT_PREFILL_CHUNK, DType, Estimate, EstimateRequest, Fit, KernelBackend,
-    ModelShape, init_backend,
+    DEFAULT_PREFILL_CHUNK, DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, init_backend,
 };
 
 use crate::args::EstimateArgs;
@@ -38,7 +37,7 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
         }
     };
     let dtype = args.dtype.dtype.dtype().unwrap_or(stored);
-    let backend = init_backend(BackendPreference::Auto)?;
+    let backend = init_backend(args.device)?;
     let request = EstimateRequest {
         shape: &shape,
         dtype: weight_dtype(dtype),

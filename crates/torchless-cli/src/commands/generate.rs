@@ -33,7 +33,12 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let model = source.load(&backend, args.dtype.dtype.dtype(), &cancel)?;
     let mut session = model.session(context)?;
     let seconds = start.elapsed().as_secs_f64();
-    output::note(&format!("{name}: {} on {}, context {context}", model.dtype(), backend.name()));
+    output::note(&format!(
+        "{name}: {} on {} ({}), context {context}",
+        model.dtype(),
+        backend.name(),
+        backend.info().name
+    ));
     if sampling.temperature > 0.0 {
         output::note(&format!("seed {seed}"));
     }

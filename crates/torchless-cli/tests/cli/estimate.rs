@@ -1,9 +1,9 @@
-//! `estimate` and `devices`.
+//! `estimate`.
 
 use std::fs;
 
 use serde_json::{Value, json};
-use torchless::{EstimateRequest, KernelBackend, NAMED_SHAPES, WeightDtype};
+use torchless::{EstimateRequest, NAMED_SHAPES, WeightDtype};
 
 use crate::run::{Folder, torchless};
 
@@ -85,20 +85,4 @@ fn wrong_models_and_values_are_errors() {
     folder.configure("model_type", json!("mistral"));
     folder.configure("hidden_size", json!(0));
     torchless(["estimate", "--model", folder.arg()]).fails(1, &["hidden_size"]);
-}
-
-#[test]
-fn devices_lists_every_backend_and_why() {
-    let text = torchless(["devices"]).ok();
-    let list: Value = serde_json::from_str(&torchless(["devices", "--json"]).ok()).unwrap();
-    let backend = torchless::init_backend(torchless::BackendPreference::Auto).unwrap();
-    assert_eq!(list.as_array().unwrap().len(), backend.report().len());
-    for (device, candidate) in list.as_array().unwrap().iter().zip(backend.report()) {
-        assert_eq!(device["backend"], candidate.backend);
-        assert_eq!(device["usable"], candidate.is_usable());
-        assert_eq!(device["chosen"], candidate.backend == backend.name());
-        assert_eq!(device["reason"], candidate.reason);
-        assert!(text.contains(&candidate.reason), "{text}");
-    }
-    assert!(text.contains("threads: "), "{text}");
 }

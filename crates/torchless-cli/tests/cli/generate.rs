@@ -184,13 +184,3 @@ fn a_prompt_longer_than_the_context_is_an_error() {
     ended.fails(1, &["context holds 8 tokens", "shorter prompt"]);
     assert_eq!(ended.stdout, "");
 }
-
-#[test]
-fn cuda_that_is_not_there_never_falls_back() {
-    let model = tiny_arg();
-    for device in ["cuda", "cuda:1"] {
-        let ended = torchless(["generate", "--model", &model, "--prompt", "x", "--device", device]);
-        ended.fails(1, &["`cuda` is unavailable", "cpu"]);
-        assert_eq!(ended.stdout, "");
-    }
-}

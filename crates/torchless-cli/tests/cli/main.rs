@@ -2,9 +2,14 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of the tests may panic as the tests do")]
 
 mod bench;
+mod devices;
 mod estimate;
 mod generate;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod help;
+#[cfg(target_os = "linux")]
+mod libraries;
 mod model_folder;
 mod run;
 mod streams;

@@ -8,7 +8,7 @@ mod rowwise;
 use super::element::Element;
 use super::lanes::{FORCED, Level};
 use super::probe;
-use super::rows::Rows;
+use super::rows::{Rows, RowsMut};
 
 /// Runs `check` on the threads of a pool of its own for every level, which [`super::lanes::dispatch`] then takes.
 fn at_every_level(check: impl Fn() + Send + Sync) {
@@ -52,4 +52,24 @@ fn matrices_that_do_not_fit_are_refused() {
     assert!(Rows::new(&data, usize::MAX, 4, usize::MAX).is_none());
     assert_eq!(Rows::new(&data, 0, 99, 100).unwrap().row(0), &[] as &[f32]);
     assert_eq!(Rows::new(&data, 2, 4, 6).unwrap().slice(1..9).rows(), 1);
+}
+
+#[test]
+fn parts_of_matrices_are_the_rows_and_columns_they_name() {
+    // Five rows of 4 with a gap of 2; element [r, c] is 10·r + c.
+    let mut data: Vec<f32> = (0..28).map(|i| (10 * (i / 6) + i % 6) as f32).collect();
+    let whole = Rows::new(&data, 5, 4, 6).unwrap();
+    let odd = whole.every(2, 1);
+    assert_eq!(
+        (odd.rows(), odd.row(0), odd.row(1)),
+        (2, &[10.0, 11.0, 12.0, 13.0][..], &[30.0, 31.0, 32.0, 33.0][..])
+    );
+    assert_eq!((odd.row(2), whole.every(2, 0).rows(), whole.every(7, 5).rows()), (&[][..], 3, 0));
+    let mut whole = RowsMut::new(&mut data, 5, 4, 6).unwrap();
+    let mut last = whole.every(2, 0);
+    assert_eq!((last.rows(), last.row(2).to_vec()), (3, vec![40.0, 41.0, 42.0, 43.0]));
+    let mut middle = whole.columns(1..3);
+    assert_eq!((middle.rows(), middle.row(4).to_vec()), (5, vec![41.0, 42.0]));
+    let mut end = whole.slice(4..9);
+    assert_eq!((end.rows(), end.row(0).len(), end.row(1).len()), (1, 4, 0));
 }

@@ -1,0 +1,291 @@
+//! Where a cuBLASLt library may lie.
+
+use std::path::{Path, PathBuf};
+
+/// How libraries are named and laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Platform {
+    Unix,
+    Windows,
+}
+
+impl Platform {
+    pub(super) const HERE: Self = if cfg!(windows) { Self::Windows } else { Self::Unix };
+
+    /// The library of a major version. The name always carries the version: the bare one is the toolkit's link for linkers.
+    pub(super) fn file(self, major: u32) -> String {
+        match self {
+            Self::Unix => format!("libcublasLt.so.{major}"),
+            Self::Windows => format!("cublasLt64_{major}.dll"),
+        }
+    }
+}
+
+/// What the search asks of the machine.
+pub(super) trait Machine {
+    /// A variable of the environment.
+    fn var(&self, name: &str) -> Option<String>;
+    /// What a directory holds, in order; nothing if it cannot be read.
+    fn list(&self, directory: &Path) -> Vec<PathBuf>;
+}
+
+/// This machine.
+pub(super) struct Here;
+
+impl Machine for Here {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+    fn list(&self, directory: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    }
+}
+
+/// Where to look, in order: by name through the system's loader, then in directories.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Whether a bare name is safe to give to the loader: not where its path leads to the current directory.
+    pub(super) by_name: bool,
+    /// Absolute directories, each once.
+    pub(super) directories: Vec<PathBuf>,
+}
+
+/// Major versions that a driver of this CUDA version (12 000 + 10 · minor …) can run, the newest first.
+pub(super) fn majors(driver: i32) -> &'static [u32] {
+    match driver {
+        13_000.. => &[13, 12],
+        _ => &[12],
+    }
+}
+
+/// Where to look on a machine.
+pub(super) fn places(platform: Platform, machine: &dyn Machine) -> Places {
+    let loader = split(platform, machine.var("LD_LIBRARY_PATH"));
+    let by_name = platform == Platform::Windows || loader.iter().all(|d| is_absolute(platform, d));
+    let mut found = toolkits(platform, machine);
+    if platform == Platform::Windows {
+        found.extend(split(platform, machine.var("PATH")));
+    } else if !by_name {
+        found.extend(loader);
+        found.extend(SYSTEM.map(PathBuf::from));
+    }
+    if let Some(conda) = variable(machine, "CONDA_PREFIX") {
+        found.extend(match platform {
+            Platform::Unix => vec![conda.join("lib")],
+            Platform::Windows => ["Library/bin", "Library/bin/x64"].map(|d| conda.join(d)).to_vec(),
+        });
+    }
+    for site in sites(platform, machine) {
+        for wheel in machine.list(&site.join("nvidia")) {
+            match platform {
+                Platform::Unix => found.push(wheel.join("lib")),
+                Platform::Windows => found.extend(["bin", "bin/x86_64"].map(|d| wheel.join(d))),
+            }
+        }
+    }
+    Places { by_name, directories: distinct(platform, found) }
+}
+
+/// Where the loader looks by itself.
+const SYSTEM: [&str; 4] =
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib/wsl/lib"];
+
+/// Library directories of CUDA toolkits.
+fn toolkits(platform: Platform, machine: &dyn Machine) -> Vec<PathBuf> {
+    let mut roots: Vec<_> =
+        ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| variable(machine, name)).collect();
+    if platform == Platform::Windows {
+        return roots.iter().flat_map(|root| ["bin/x64", "bin"].map(|d| root.join(d))).collect();
+    }
+    roots.extend(named(machine, Path::new("/usr/local"), "cuda"));
+    roots.push("/opt/cuda".into());
+    let inside =
+        if cfg!(target_arch = "aarch64") { "targets/sbsa-linux/lib" } else { "targets/x86_64-linux/lib" };
+    roots.iter().flat_map(|root| ["lib64", inside].map(|d| root.join(d))).collect()
+}
+
+/// Directories into which Python installs packages.
+fn sites(platform: Platform, machine: &dyn Machine) -> Vec<PathBuf> {
+    let variables = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| variable(machine, name));
+    let mut prefixes: Vec<PathBuf> = variables.collect();
+    let path = split(platform, machine.var("PATH"));
+    if platform == Platform::Windows {
+        prefixes.extend(path);
+        let mut found: Vec<_> = prefixes.iter().map(|prefix| prefix.join("Lib/site-packages")).collect();
+        let user = variable(machine, "APPDATA").map(|d| d.join("Python"));
+        let pythons = user.into_iter().flat_map(|d| named(machine, &d, "Python3"));
+        found.extend(pythons.map(|python| python.join("site-packages")));
+        return found;
+    }
+    prefixes.extend(variable(machine, "HOME").map(|home| home.join(".local")));
+    let beside = |bin: &PathBuf| {
+        bin.file_name().filter(|name| *name == "bin").and(bin.parent()).map(Path::to_path_buf)
+    };
+    prefixes.extend(path.iter().filter_map(beside));
+    prefixes.extend(["/usr/local", "/usr"].map(PathBuf::from));
+    let libraries = prefixes.iter().flat_map(|prefix| ["lib", "lib64"].map(|d| prefix.join(d)));
+    let pythons = libraries.flat_map(|lib| named(machine, &lib, "python3"));
+    pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|d| python.join(d))).collect()
+}
+
+/// Entries of a directory whose names start so.
+fn named(machine: &dyn Machine, directory: &Path, start: &str) -> Vec<PathBuf> {
+    let mut paths = machine.list(directory);
+    paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)));
+    paths
+}
+
+fn variable(machine: &dyn Machine, name: &str) -> Option<PathBuf> {
+    machine.var(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The entries of a list of directories; an unset or empty one has none.
+fn split(platform: Platform, list: Option<String>) -> Vec<PathBuf> {
+    let separator = if platform == Platform::Windows { ';' } else { ':' };
+    let list = list.filter(|list| !list.is_empty());
+    list.iter().flat_map(|list| list.split(separator)).map(PathBuf::from).collect()
+}
+
+fn is_absolute(platform: Platform, path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    match platform {
+        Platform::Unix => text.starts_with('/'),
+        Platform::Windows => {
+            text.starts_with(r"\\") || text.get(1..3).is_some_and(|s| s == r":\" || s == ":/")
+        }
+    }
+}
+
+/// Each absolute directory once, in order.
+fn distinct(platform: Platform, paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = std::collections::HashSet::new();
+    paths.into_iter().filter(|path| is_absolute(platform, path) && seen.insert(path.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Fake {
+        vars: HashMap<&'static str, &'static str>,
+        files: Vec<&'static str>,
+    }
+
+    impl Machine for Fake {
+        fn var(&self, name: &str) -> Option<String> {
+            self.vars.get(name).map(|value| (*value).to_owned())
+        }
+        fn list(&self, directory: &Path) -> Vec<PathBuf> {
+            let below = |file: &&str| {
+                Path::new(file).strip_prefix(directory).ok()?.iter().next().map(|f| directory.join(f))
+            };
+            let mut paths: Vec<_> = self.files.iter().filter_map(below).collect();
+            paths.sort();
+            paths.dedup();
+            paths
+        }
+    }
+
+    fn found(platform: Platform, vars: &[(&'static str, &'static str)], files: &[&'static str]) -> Places {
+        places(platform, &Fake { vars: vars.iter().copied().collect(), files: files.to_vec() })
+    }
+
+    fn holds(places: &Places, directory: &str) -> bool {
+        places.directories.contains(&PathBuf::from(directory))
+    }
+
+    #[test]
+    fn names_carry_the_version() {
+        assert_eq!(Platform::Unix.file(13), "libcublasLt.so.13");
+        assert_eq!(Platform::Windows.file(12), "cublasLt64_12.dll");
+    }
+
+    #[test]
+    fn a_driver_gets_no_library_newer_than_itself() {
+        assert_eq!(majors(13_010), [13, 12]);
+        assert_eq!(majors(12_090), [12]);
+        assert_eq!(majors(0), [12]);
+    }
+
+    #[test]
+    fn toolkits_named_by_variables_come_before_installed_ones() {
+        let places = found(
+            Platform::Unix,
+            &[("CUDA_HOME", "/opt/mine")],
+            &["/usr/local/cuda-12.4/bin/nvcc", "/usr/local/bin/x"],
+        );
+        let at = |d: &str| places.directories.iter().position(|p| p == Path::new(d));
+        assert!(at("/opt/mine/lib64") < at("/usr/local/cuda-12.4/lib64"));
+        assert!(at("/opt/mine/lib64").is_some());
+        assert!(!holds(&places, "/usr/local/bin/lib64"));
+    }
+
+    #[test]
+    fn wheels_of_every_python_are_found() {
+        let vars = [
+            ("VIRTUAL_ENV", "/venv"),
+            ("HOME", "/home/me"),
+            ("CONDA_PREFIX", "/conda"),
+            ("PATH", "/opt/python/bin:/usr/bin"),
+        ];
+        let files = [
+            "/venv/lib/python3.12/site-packages/nvidia/cu13/lib/libcublasLt.so.13",
+            "/home/me/.local/lib/python3.11/site-packages/nvidia/cublas/lib/libcublasLt.so.12",
+            "/opt/python/lib/python3.13/site-packages/nvidia/cublas/lib/libcublasLt.so.12",
+            "/usr/lib/python3/dist-packages/nvidia/cublas/lib/libcublasLt.so.12",
+        ];
+        let places = found(Platform::Unix, &vars, &files);
+        for file in files {
+            assert!(holds(&places, Path::new(file).parent().unwrap().to_str().unwrap()), "{file}");
+        }
+        assert!(holds(&places, "/conda/lib"));
+    }
+
+    #[test]
+    fn windows_looks_beside_the_toolkit_and_in_wheels() {
+        let vars =
+            [("CUDA_PATH", "C:/CUDA/v13.0"), ("VIRTUAL_ENV", "C:/venv"), ("PATH", r"C:\tools;.;relative")];
+        let files = ["C:/venv/Lib/site-packages/nvidia/cublas/bin/cublasLt64_12.dll"];
+        let places = found(Platform::Windows, &vars, &files);
+        for d in ["C:/CUDA/v13.0/bin/x64", "C:/CUDA/v13.0/bin", r"C:\tools"] {
+            assert!(holds(&places, d), "{d}");
+        }
+        assert!(holds(&places, "C:/venv/Lib/site-packages/nvidia/cublas/bin"));
+        assert!(places.by_name);
+        assert!(places.directories.iter().all(|d| is_absolute(Platform::Windows, d)));
+    }
+
+    #[test]
+    fn the_current_directory_is_never_searched() {
+        for list in [":/a", "/a:", "/a::/b", "lib:/a", "."] {
+            let places = found(
+                Platform::Unix,
+                &[("LD_LIBRARY_PATH", list), ("CUDA_HOME", "cuda"), ("PATH", "bin")],
+                &[],
+            );
+            assert!(!places.by_name, "{list}");
+            assert!(places.directories.iter().all(|d| d.starts_with("/")), "{list}: {places:?}");
+        }
+        let places = found(Platform::Unix, &[("LD_LIBRARY_PATH", "lib:/a")], &[]);
+        assert!(holds(&places, "/a") && holds(&places, "/usr/lib64"));
+        for list in ["", "/a", "/a:/b"] {
+            assert!(found(Platform::Unix, &[("LD_LIBRARY_PATH", list)], &[]).by_name, "{list}");
+        }
+    }
+
+    #[test]
+    fn no_directory_is_searched_twice() {
+        let places =
+            found(Platform::Unix, &[("CUDA_HOME", "/usr/local/cuda"), ("CUDA_PATH", "/usr/local/cuda")], &[]);
+        let mut sorted = places.directories.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), places.directories.len());
+    }
+}

@@ -1,0 +1,190 @@
+//! Matrix products through NVIDIA's cuBLASLt, opened at run time where it is found. Nothing needs it.
+
+mod choice;
+mod ffi;
+mod find;
+mod op;
+mod open;
+mod plan;
+mod problem;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use backend_api::{Error, Result};
+use cudarc::driver::sys::CUstream;
+
+pub(crate) use choice::By;
+pub(crate) use op::matmul;
+
+use crate::device::{Device, DeviceMemory, driver, failure};
+use crate::pool::{Block, Pool};
+use ffi::Object;
+use open::{Missing, Opened};
+use plan::{Plan, WORKSPACE, checked};
+use problem::{Gemm, Problem};
+
+/// Plans that are kept; a prompt of each length has its own.
+const MOST_PLANS: usize = 4096;
+
+/// A backend's way to the library: opened by the first product that asks for it.
+pub(crate) struct Blas {
+    is_wanted: bool,
+    opened: OnceLock<Result<Handle, Missing>>,
+}
+
+impl Blas {
+    /// One that has opened nothing yet, and never will unless `is_wanted`.
+    pub(crate) fn new(is_wanted: bool) -> Self {
+        Self { is_wanted, opened: OnceLock::new() }
+    }
+
+    /// The library. What is opened during a capture would end it, so that then there is none if it was not there before.
+    fn get(&self, device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<&Handle, Absent<'_>> {
+        if !self.is_wanted {
+            return Err(Absent::Unwanted);
+        }
+        if self.opened.get().is_none() && is_capturing(device).map_err(Absent::Failed)? {
+            return Err(Absent::Captured);
+        }
+        self.opened.get_or_init(|| Handle::new(device, pool)).as_ref().map_err(Absent::Missing)
+    }
+}
+
+/// Why there is no library to use.
+enum Absent<'a> {
+    /// The backend was told not to use it.
+    Unwanted,
+    /// A capture runs, and it was not opened before.
+    Captured,
+    /// It was not found, or does not start.
+    Missing(&'a Missing),
+    /// The driver does not answer.
+    Failed(Error),
+}
+
+impl From<Absent<'_>> for Error {
+    fn from(absent: Absent<'_>) -> Self {
+        match absent {
+            Absent::Unwanted => {
+                let reason = "the backend was told not to use it".into();
+                (&Missing { reason, searched: Vec::new() }).into()
+            }
+            Absent::Captured => Self::Captured { op: "opening cuBLAS" },
+            Absent::Missing(missing) => missing.into(),
+            Absent::Failed(error) => error,
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "a call of the driver")]
+fn is_capturing(device: &Device) -> Result<bool> {
+    let mut status = 0;
+    // SAFETY: the stream lives as long as the device; the driver writes one word.
+    unsafe { driver::stream_is_capturing(device.stream, &raw mut status) }
+        .map_err(|e| failure("asking for a capture", e))?;
+    Ok(status != 0)
+}
+
+/// The library on one device.
+pub(crate) struct Handle {
+    library: &'static Opened,
+    handle: Object,
+    /// Held while a product is queued: what another thread queued between the parts of a split sum would overwrite them.
+    workspace: Mutex<Block<DeviceMemory>>,
+    /// `None` for what the library cannot do.
+    plans: Mutex<HashMap<Problem, Option<Arc<Plan>>>>,
+    device: Arc<Device>,
+}
+
+#[expect(unsafe_code, reason = "a handle of the library is a pointer")]
+// SAFETY: cuBLASLt's handle may be used from any thread; each call binds the context first.
+unsafe impl Send for Handle {}
+#[expect(unsafe_code, reason = "a handle of the library is a pointer")]
+// SAFETY: as for `Send`; it has no settings that a call could change under another.
+unsafe impl Sync for Handle {}
+
+#[expect(unsafe_code, reason = "calls of the library")]
+impl Handle {
+    fn new(device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<Self, Missing> {
+        let library = open::library().map_err(Missing::clone)?;
+        let found = || vec![library.file.display().to_string()];
+        let failed = |e: Error| Missing { reason: format!("{e}; own kernels are used"), searched: found() };
+        device.bind().map_err(failed)?;
+        let workspace = pool.allocate(WORKSPACE).map_err(failed)?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: writes one object, tied to the context that is current.
+        let status = unsafe { (library.api.create)(&mut handle) };
+        checked("opening a handle", status).map_err(failed)?;
+        Ok(Self {
+            library,
+            handle,
+            workspace: Mutex::new(workspace),
+            plans: Mutex::default(),
+            device: device.clone(),
+        })
+    }
+
+    /// Version and file of the library.
+    pub(crate) fn describe(&self) -> String {
+        // SAFETY: takes nothing.
+        let version = unsafe { (self.library.api.version)() };
+        // 12.0.1 is 120001 since 12.0.
+        let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+        format!("cuBLASLt {major}.{minor}.{patch} ({})", self.library.file.display())
+    }
+
+    /// Queues a product; false if the library has no way for it, having queued nothing. The same problem always takes
+    /// the same algorithm: the same inputs give the same bits.
+    ///
+    /// # Errors
+    /// What the library answers.
+    ///
+    /// # Safety
+    /// The operands are device memory of the extent that `gemm` says, `stream` is the backend's, and what it has queued
+    /// runs one after the other.
+    pub(crate) unsafe fn matmul(&self, stream: CUstream, gemm: &Gemm) -> Result<bool> {
+        let Some(problem) = gemm.problem() else { return Ok(false) };
+        self.device.bind()?;
+        let Some(plan) = self.plan(problem)? else { return Ok(false) };
+        let workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the plan is this problem's; the workspace is used by this stream alone, by one product after the other;
+        // the rest is the caller's promise.
+        let is_done = unsafe { plan.run(self.handle, stream, workspace.address(), gemm)? };
+        drop(workspace);
+        if !is_done {
+            self.plans().insert(problem, None);
+        }
+        Ok(is_done)
+    }
+
+    fn plans(&self) -> std::sync::MutexGuard<'_, HashMap<Problem, Option<Arc<Plan>>>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan(&self, problem: Problem) -> Result<Option<Arc<Plan>>> {
+        let mut plans = self.plans();
+        if let Some(plan) = plans.get(&problem) {
+            return Ok(plan.clone());
+        }
+        let plan = Plan::new(&self.library.api, self.handle, &problem)?.map(Arc::new);
+        if plans.len() >= MOST_PLANS {
+            plans.clear();
+        }
+        plans.insert(problem, plan.clone());
+        Ok(plan)
+    }
+}
+
+#[expect(unsafe_code, reason = "a call of the library")]
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // On a dead context the handle is left alone: nothing of it can be given back.
+        if self.device.synchronize().is_ok() {
+            // SAFETY: made in `new`; nothing uses it any more.
+            let _ = unsafe { (self.library.api.destroy)(self.handle) };
+        }
+    }
+}

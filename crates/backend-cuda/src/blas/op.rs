@@ -1,0 +1,96 @@
+//! From an operation of the contract to a product of the library.
+
+use backend_api::ops::{Matmul, WeightLayout};
+use backend_api::{Checked, DeviceTensor, Error, KernelBackend, Mat, MatMut, Result, Window};
+
+use super::choice::{By, choose};
+use super::problem::{Gemm, Rows};
+use super::{Absent, Handle};
+use crate::{CudaBackend, CudaTensor};
+
+/// Computes the product if the library is to; says who is to otherwise.
+pub(crate) fn matmul(
+    b: &CudaBackend,
+    x: &Mat<'_, CudaTensor>,
+    w: &Mat<'_, CudaTensor>,
+    out: &mut MatMut<'_, CudaTensor>,
+    accumulate: bool,
+    layout: WeightLayout,
+) -> Result<By> {
+    let gemm = gemm(x, w, out, accumulate, layout);
+    let choose = |library| choose(gemm.m, gemm.x.dtype, gemm.w.dtype, library);
+    if choose(true) != By::Library {
+        return Ok(choose(true));
+    }
+    match b.inner.blas.get(&b.inner.device, &b.inner.pool) {
+        Ok(handle) if queue(b, handle, &gemm)? => Ok(By::Library),
+        Err(Absent::Failed(error)) => Err(error),
+        _ => Ok(choose(false)),
+    }
+}
+
+fn gemm(
+    x: &Mat<'_, CudaTensor>,
+    w: &Mat<'_, CudaTensor>,
+    out: &mut MatMut<'_, CudaTensor>,
+    accumulate: bool,
+    layout: WeightLayout,
+) -> Gemm {
+    let rows = |tensor: &CudaTensor, window: Window| Rows {
+        address: tensor.at(window.offset),
+        stride: window.stride as u64,
+        dtype: tensor.dtype(),
+    };
+    let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
+    let window = out.window();
+    let out = rows(out.tensor(), window);
+    Gemm {
+        m,
+        n,
+        k,
+        x: rows(x.tensor(), x.window()),
+        w: rows(w.tensor(), w.window()),
+        layout,
+        out,
+        accumulate,
+    }
+}
+
+/// False if the library has no counterpart.
+fn queue(b: &CudaBackend, handle: &Handle, gemm: &Gemm) -> Result<bool> {
+    #[expect(unsafe_code, reason = "queues a product")]
+    // SAFETY: the operands are windows of tensors, checked to have this extent; the stream is the backend's one.
+    let is_done = unsafe { handle.matmul(b.inner.device.stream, gemm)? };
+    if is_done {
+        b.count_launch();
+    }
+    Ok(is_done)
+}
+
+impl CudaBackend {
+    /// Version and file of the cuBLASLt library that products of many rows use; opens it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where none is found, with what was searched; every operation works without.
+    pub fn cublas(&self) -> Result<String> {
+        let inner = &self.inner;
+        Ok(inner.blas.get(&inner.device, &inner.pool)?.describe())
+    }
+
+    /// A product through cuBLASLt whatever its shape, to compare with.
+    ///
+    /// # Errors
+    /// As [`CudaBackend::cublas`]; [`Error::Unsupported`] where the library has no counterpart.
+    #[doc(hidden)]
+    pub fn cublas_matmul_into(&self, op: Checked<Matmul<'_, CudaTensor>>) -> Result<()> {
+        let Matmul { x, w, mut out, accumulate, layout } = op.on(self.device())?;
+        let handle = self.inner.blas.get(&self.inner.device, &self.inner.pool)?;
+        if queue(self, handle, &gemm(&x, &w, &mut out, accumulate, layout))? {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: "this product through cuBLAS".into(),
+            supported: "sides of 1 to 2^31 - 1, f32, f16 or bf16 with an output of that type or f32".into(),
+        })
+    }
+}

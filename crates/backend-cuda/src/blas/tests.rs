@@ -1,0 +1,110 @@
+//! What needs the backend's stream.
+
+use std::time::Instant;
+
+use backend_api::ops::{Matmul, WeightLayout};
+use backend_api::{DType, KernelBackend, Mat, MatMut, Op};
+use cudarc::driver::sys;
+
+use crate::device::driver;
+use crate::{CudaBackend, CudaTensor};
+
+fn random(b: &CudaBackend, shape: &[usize], seed: u64) -> CudaTensor {
+    let mut tensor = b.alloc(shape, DType::BF16).unwrap();
+    b.fill_random(&mut tensor, seed, 1.0).unwrap();
+    tensor
+}
+
+fn product(b: &CudaBackend, x: &CudaTensor, w: &CudaTensor, out: &mut CudaTensor) {
+    let (x, w, out) = (Mat::new(x), Mat::new(w), MatMut::new(out));
+    let op = Matmul { x, w, out, accumulate: false, layout: WeightLayout::OutIn };
+    b.matmul_into(op.check().unwrap()).unwrap();
+}
+
+/// Runs `body` captured, then the graph `times` times.
+#[expect(unsafe_code, reason = "calls of the driver")]
+fn captured(b: &CudaBackend, times: u32, body: impl FnOnce()) {
+    let stream = b.inner.device.stream;
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    // SAFETY: the stream and, until it is destroyed, the graph are alive.
+    unsafe {
+        driver::stream_begin_capture(stream, mode).unwrap();
+        body();
+        let (mut graph, mut ready) = (std::ptr::null_mut(), std::ptr::null_mut());
+        driver::stream_end_capture(stream, &raw mut graph).unwrap();
+        driver::graph_instantiate(&raw mut ready, graph, 0).unwrap();
+        for _ in 0..times {
+            driver::graph_launch(ready, stream).unwrap();
+        }
+        b.synchronize().unwrap();
+        driver::graph_exec_destroy(ready).unwrap();
+        driver::graph_destroy(graph).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn a_product_can_be_captured_the_first_time_too() {
+    for warm in [true, false] {
+        for (m, n, k) in [(64, 4096, 14_336), (40, 1000, 520)] {
+            let b = CudaBackend::new().unwrap();
+            let (x, w) = (random(&b, &[m, k], 1), random(&b, &[n, k], 2));
+            let mut outs = [(); 2].map(|()| b.alloc(&[m, n], DType::BF16).unwrap());
+            let [want, got] = &mut outs;
+            b.cublas().unwrap();
+            if warm {
+                product(&b, &x, &w, want);
+            }
+            let before = (b.counters().allocations, b.pool_stats().misses);
+            captured(&b, 3, || product(&b, &x, &w, got));
+            assert_eq!(before, (b.counters().allocations, b.pool_stats().misses));
+            product(&b, &x, &w, want);
+            assert!(b.download(want).unwrap() == b.download(got).unwrap(), "warm {warm}, {m} x {n} x {k}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn nothing_is_opened_during_a_capture() {
+    let b = CudaBackend::new().unwrap();
+    let (x, w) = (random(&b, &[64, 256], 1), random(&b, &[128, 256], 2));
+    let mut outs = [(); 2].map(|()| b.alloc(&[64, 128], DType::BF16).unwrap());
+    let [first, second] = &mut outs;
+    b.launch("matmul", DType::BF16, DType::BF16, 0).unwrap();
+    captured(&b, 1, || product(&b, &x, &w, first));
+    assert!(b.inner.blas.opened.get().is_none());
+    product(&b, &x, &w, second);
+    assert!(b.inner.blas.opened.get().is_some());
+    let values = |t: &CudaTensor| conformance::decode(DType::BF16, &b.download(t).unwrap());
+    assert!(conformance::tolerance::nmse(&values(first), &values(second)) < 3e-5);
+}
+
+/// What the first product pays: shown, not judged.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn start_is_timed() {
+    let b = CudaBackend::new().unwrap();
+    let (x, w) = (random(&b, &[512, 4096], 1), random(&b, &[4096, 4096], 2));
+    let mut out = b.alloc(&[512, 4096], DType::BF16).unwrap();
+    b.synchronize().unwrap();
+    let mut last = Instant::now();
+    let mut lap = |what: &str| {
+        b.synchronize().unwrap();
+        println!("{what}: {:.3} ms", last.elapsed().as_secs_f64() * 1e3);
+        last = Instant::now();
+    };
+    lap("nothing");
+    b.cublas().unwrap();
+    lap("open");
+    product(&b, &x, &w, &mut out);
+    lap("first product");
+    product(&b, &x, &w, &mut out);
+    lap("again");
+    for m in [100, 101, 102] {
+        let x = random(&b, &[m, 4096], 1);
+        let mut out = b.alloc(&[m, 4096], DType::BF16).unwrap();
+        product(&b, &x, &w, &mut out);
+        lap("another number of rows");
+    }
+}

@@ -1,0 +1,172 @@
+//! A backend that wants activations in bf16: which types the decoder gives it, what that costs and what it saves.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use backend_api::ops::*;
+use backend_api::{
+    Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Fill, KernelBackend, Mat, MemoryInfo,
+    Result,
+};
+use backend_cpu::{CpuBackend, CpuTensor};
+use decoder::{Config, LoadOptions, Model};
+use memory_estimate::{EstimateRequest, ModelShape, WeightDtype};
+
+/// The CPU backend with another answer to `activation_dtype`; its fused operations are composed.
+struct Wants {
+    cpu: CpuBackend,
+    activations: DType,
+    /// Operations with the types of their operands.
+    seen: Mutex<BTreeSet<String>>,
+}
+
+impl Wants {
+    fn new(activations: DType) -> Arc<Self> {
+        Arc::new(Self { cpu: CpuBackend::new(), activations, seen: Mutex::default() })
+    }
+
+    fn saw(&self, op: &str, inputs: &[Mat<'_, CpuTensor>], out: DType) {
+        let inputs: Vec<_> = inputs.iter().map(|m| m.tensor().dtype().to_string()).collect();
+        self.seen.lock().unwrap().insert(format!("{op} {} -> {out}", inputs.join(" ")));
+    }
+}
+
+macro_rules! forward {
+    ($($method:ident($($name:ident: $type:ty),*) -> $out:ty;)*) => {
+        $(fn $method(&self, $($name: $type),*) -> $out { self.cpu.$method($($name),*) })*
+    };
+}
+
+impl KernelBackend for Wants {
+    type Tensor = CpuTensor;
+    type Graph = <CpuBackend as KernelBackend>::Graph;
+
+    fn activation_dtype(&self, _weights: DType) -> DType {
+        self.activations
+    }
+
+    forward! {
+        name() -> &str;
+        device() -> DeviceId;
+        info() -> DeviceInfo;
+        counters() -> Counters;
+        memory() -> MemoryInfo;
+        synchronize() -> Result<()>;
+        read_bandwidth() -> Result<f64>;
+        alloc(shape: &[usize], dtype: DType) -> Result<CpuTensor>;
+        upload(shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<CpuTensor>;
+        write(dst: &mut CpuTensor, offset: usize, src: &[u8]) -> Result<()>;
+        read(src: &CpuTensor, offset: usize, out: &mut [u8]) -> Result<()>;
+        fill_random(dst: &mut CpuTensor, seed: u64, scale: f32) -> Result<()>;
+        softmax_into(op: Checked<Softmax<'_, CpuTensor>>) -> Result<()>;
+        silu_into(op: Checked<Silu<'_, CpuTensor>>) -> Result<()>;
+        apply_rope_into(op: Checked<ApplyRope<'_, CpuTensor>>) -> Result<()>;
+        compute_attention_scores_into(op: Checked<ComputeAttentionScores<'_, CpuTensor>>) -> Result<()>;
+        weighted_sum_rows_into(op: Checked<WeightedSumRows<'_, CpuTensor>>) -> Result<()>;
+        add_into(op: Checked<Add<'_, CpuTensor>>) -> Result<()>;
+        mul_into(op: Checked<Mul<'_, CpuTensor>>) -> Result<()>;
+        append_rows_into(op: Checked<AppendRows<'_, CpuTensor>>) -> Result<()>;
+        argmax_into(op: Checked<Argmax<'_, CpuTensor>>) -> Result<()>;
+        sample_into(op: Checked<Sample<'_, CpuTensor>>) -> Result<()>;
+    }
+
+    fn step(
+        &self,
+        graph: &mut Self::Graph,
+        first: usize,
+        body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
+    ) -> Result<()> {
+        self.cpu.step(graph, first, &mut |_, first| body(self, first))
+    }
+
+    fn embed_into(&self, op: Checked<Embed<'_, CpuTensor>>) -> Result<()> {
+        self.saw("embed", &[op.get().table], op.get().out.operand().dtype);
+        self.cpu.embed_into(op)
+    }
+    fn matmul_into(&self, op: Checked<Matmul<'_, CpuTensor>>) -> Result<()> {
+        let Matmul { x, w, out, accumulate, .. } = op.get();
+        let name = if *accumulate { "matmul+" } else { "matmul" };
+        self.saw(name, &[*x, *w], out.operand().dtype);
+        self.cpu.matmul_into(op)
+    }
+    fn rmsnorm_into(&self, op: Checked<RmsNorm<'_, CpuTensor>>) -> Result<()> {
+        let RmsNorm { io, weight, .. } = op.get();
+        self.saw("rmsnorm", &[io.input(), *weight], io.operands().1.dtype);
+        self.cpu.rmsnorm_into(op)
+    }
+    fn attention(&self, op: Checked<Attention<'_, CpuTensor>>) -> Result<()> {
+        let Attention { q, k, v, out, .. } = op.get();
+        self.saw("attention", &[*q, *k, *v], out.operand().dtype);
+        self.cpu.attention(op)
+    }
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare"))
+}
+
+/// Logits after a prompt, and after one token more that is fed by a step.
+fn logits(backend: &Arc<Wants>, dtype: DType) -> [Vec<f32>; 2] {
+    let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+    let model = Model::load(backend, folder(), &options).unwrap();
+    let ids: Vec<u32> = (0..40).map(|i| (i * 37) % 1000 + 10).collect();
+    let mut session = model.session(64).unwrap();
+    let after_prompt = session.logits(&ids, &[ids.len() - 1]).unwrap().remove(0);
+    [after_prompt, session.step_logits(5).unwrap()]
+}
+
+#[test]
+fn stream_and_logits_are_f32_and_the_rest_is_what_the_backend_wants() {
+    for (activations, name) in [(DType::F32, "f32"), (DType::BF16, "bf16"), (DType::F16, "f16")] {
+        let backend = Wants::new(activations);
+        logits(&backend, DType::BF16);
+        let want = [
+            format!("attention {name} bf16 bf16 -> {name}"),
+            "embed bf16 -> f32".to_owned(),
+            format!("matmul {name} bf16 -> {name}"),
+            format!("matmul {name} bf16 -> f32"),
+            format!("matmul+ {name} bf16 -> f32"),
+            format!("rmsnorm f32 bf16 -> {name}"),
+        ];
+        assert_eq!(*backend.seen.lock().unwrap(), BTreeSet::from(want));
+    }
+}
+
+#[test]
+fn narrow_activations_round_the_logits_a_little() {
+    let wide = logits(&Wants::new(DType::F32), DType::BF16);
+    for (activations, least, most) in [(DType::F16, 1e-9, 1e-5), (DType::BF16, 1e-7, 1e-3)] {
+        let narrow = logits(&Wants::new(activations), DType::BF16);
+        for (narrow, wide) in narrow.iter().zip(&wide) {
+            let square = |v: f32| f64::from(v) * f64::from(v);
+            let error: f64 = narrow.iter().zip(wide).map(|(n, w)| square(n - w)).sum();
+            let nmse = error / wide.iter().copied().map(square).sum::<f64>();
+            assert!((least..most).contains(&nmse), "{activations}: {nmse:e}");
+        }
+    }
+}
+
+#[test]
+fn the_estimate_counts_narrow_activations() {
+    let backend = Wants::new(DType::BF16);
+    let shape = ModelShape::named("tiny-shakespeare").unwrap();
+    let model = Model::random(&backend, Config::from_shape(shape), 5, &LoadOptions::default()).unwrap();
+    let mut session = model.session(1024).unwrap();
+    session.logits(&[1, 2, 3], &[2]).unwrap();
+    let estimate = |activation_bytes| {
+        let request = EstimateRequest {
+            shape: &model.config().shape,
+            dtype: WeightDtype::Bf16,
+            kv_dtype: WeightDtype::Bf16,
+            context: 1024,
+            batch: 1,
+            prefill_chunk: model.prefill_chunk(),
+            activation_bytes,
+        };
+        request.estimate().unwrap().total() as f64 / backend.memory().high_water as f64
+    };
+    assert!((estimate(2) - 1.0).abs() < 0.01, "{}", estimate(2));
+    assert!(estimate(4) > 1.05, "{}", estimate(4));
+}

@@ -1,0 +1,56 @@
+//! The binary on a GPU.
+
+use serde_json::Value;
+
+use crate::run::{golden, golden_texts, tiny_arg, torchless};
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn the_gpu_is_listed() {
+    let list: Value = serde_json::from_str(&torchless(["devices", "--json"]).ok()).unwrap();
+    let gpu = &list[0];
+    assert_eq!(gpu["device"], "cuda:0", "{list}");
+    assert_eq!(gpu["chosen"], true, "{list}");
+    let features = gpu["features"].as_array().unwrap();
+    assert!(features.iter().any(|f| f.as_str().unwrap().starts_with("compute capability ")), "{list}");
+    let (free, total) = (gpu["free_memory"].as_u64().unwrap(), gpu["total_memory"].as_u64().unwrap());
+    assert!(free > 0 && free <= total, "{list}");
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn golden_files_pass_in_every_type() {
+    let model = tiny_arg();
+    for dtype in ["f32", "bf16", "f16"] {
+        for i in 0..4 {
+            let file = golden(i);
+            let args = ["verify", "--device", "cuda", "--model", &model, "--golden", &file, "--dtype", dtype];
+            let text = torchless(args).ok();
+            assert!(text.ends_with("\nok\n"), "{text}");
+            if dtype == "f32" {
+                assert!(text.contains("all 64 ids as expected"), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn golden_texts_are_exact() {
+    let model = tiny_arg();
+    for (prompt, text) in golden_texts() {
+        let args = ["generate", "--device", "cuda", "--model", &model, "--dtype", "f32", "--echo"];
+        let greedy = ["--temperature", "0", "--max-tokens", "64", "--prompt", &prompt];
+        assert_eq!(torchless(args.iter().chain(&greedy)).ok(), text);
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn the_benchmark_runs() {
+    let args = ["bench", "--device", "cuda:0", "--prompt-tokens", "8", "--depth", "0", "--generate", "4"];
+    let text = torchless(args.iter().chain(&["--repeat", "1"])).ok();
+    for part in ["cuda: ", "tok/s", "GB/s", "read bandwidth"] {
+        assert!(text.contains(part), "{text}");
+    }
+}

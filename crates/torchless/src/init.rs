@@ -1,0 +1,225 @@
+//! Making the backend that was asked for, and saying what became of the others.
+
+use backend_api::{DeviceInfo, Error, KernelBackend, Result};
+use backend_cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use backend_cuda::CudaBackend;
+
+use crate::{Backend, BackendPreference};
+
+/// What a backend is made with.
+///
+/// For what only one backend knows, make that backend with its own builder and turn it into a [`Backend`] with `From`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendOptions {
+    /// Threads of the CPU backend; one per core if absent.
+    pub threads: Option<usize>,
+}
+
+/// A device that was considered.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// `cpu`, `cuda`, …
+    pub backend: &'static str,
+    /// What asks for this device and no other.
+    pub preference: BackendPreference,
+    /// The device, where it is usable.
+    pub device: Option<DeviceInfo>,
+    /// Bytes that were free on it, where known.
+    pub free_memory: Option<u64>,
+    /// Why it was chosen or left, or what keeps it from being used.
+    pub reason: String,
+}
+
+impl Candidate {
+    fn cpu(backend: &Backend, reason: &str) -> Self {
+        Self::usable(BackendPreference::Cpu, backend, reason)
+    }
+
+    fn cuda(ordinal: usize, made: &Result<Backend>, reason: &str) -> Self {
+        let preference = BackendPreference::CudaDevice(ordinal);
+        match made {
+            Ok(backend) => Self::usable(preference, backend, reason),
+            Err(why) => {
+                let reason = why.to_string();
+                Self { backend: CUDA, preference, device: None, free_memory: None, reason }
+            }
+        }
+    }
+
+    fn usable(preference: BackendPreference, backend: &Backend, reason: &str) -> Self {
+        let device = backend.info();
+        Self {
+            backend: device.id.kind(),
+            preference,
+            free_memory: backend.memory().free,
+            device: Some(device),
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether it could be used.
+    pub fn is_usable(&self) -> bool {
+        self.device.is_some()
+    }
+}
+
+/// Makes the backend that `preference` asks for.
+///
+/// # Errors
+/// [`Error::Unavailable`] if that backend cannot be used on this machine.
+pub fn init_backend(preference: BackendPreference) -> Result<Backend> {
+    init_backend_with(preference, &BackendOptions::default())
+}
+
+/// As [`init_backend`], with options.
+///
+/// # Errors
+/// As [`init_backend`], and [`Error::Argument`] for options outside their range.
+pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions) -> Result<Backend> {
+    let cpu = cpu(options)?;
+    let ordinal = match preference {
+        BackendPreference::Cpu => {
+            let report = vec![Candidate::cpu(&cpu, ASKED)];
+            return Ok(cpu.with_report(report));
+        }
+        BackendPreference::Auto => {
+            let gpu = cuda(0);
+            let report = vec![Candidate::cuda(0, &gpu, FASTEST), Candidate::cpu(&cpu, ALWAYS)];
+            return Ok(gpu.unwrap_or(cpu).with_report(report));
+        }
+        BackendPreference::Cuda => 0,
+        BackendPreference::CudaDevice(ordinal) => ordinal,
+    };
+    let gpu = cuda(ordinal);
+    let report = vec![Candidate::cuda(ordinal, &gpu, ASKED)];
+    gpu.map(|gpu| gpu.with_report(report))
+}
+
+/// Every device of this machine, and for a backend without one what is missing; the first usable one is what
+/// [`BackendPreference::Auto`] takes. Opens one after the other for a moment.
+pub fn devices() -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for ordinal in 0..MOST_GPUS {
+        let gpu = cuda(ordinal);
+        if ordinal > 0 && matches!(gpu, Err(Error::Unavailable { .. })) {
+            break;
+        }
+        let reason = if ordinal == 0 { FASTEST } else { "usable" };
+        found.push(Candidate::cuda(ordinal, &gpu, reason));
+    }
+    found.push(Candidate::cpu(&CpuBackend::new().into(), ALWAYS));
+    found
+}
+
+const CUDA: &str = "cuda";
+const ASKED: &str = "asked for";
+const FASTEST: &str = "the fastest";
+const ALWAYS: &str = "always usable";
+
+/// The driver numbers no more GPUs than this.
+const MOST_GPUS: usize = 64;
+
+fn cpu(options: &BackendOptions) -> Result<Backend> {
+    let builder = CpuBackend::builder();
+    let builder = match options.threads {
+        Some(threads) => builder.threads(threads),
+        None => builder,
+    };
+    builder.build().map(Backend::from)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> Result<Backend> {
+    CudaBackend::with_device(ordinal).map(Backend::from)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<Backend> {
+    let reason =
+        "this build has no CUDA backend; build it with the feature `cuda`, or use `cpu` or `auto`".into();
+    Err(Error::Unavailable {
+        backend: CUDA.into(),
+        cause: backend_api::Cause::NotBuilt,
+        reason,
+        searched: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usable(report: &[Candidate]) -> Vec<(&str, bool)> {
+        report.iter().map(|c| (c.backend, c.is_usable())).collect()
+    }
+
+    #[test]
+    fn auto_takes_the_gpu_or_says_why_not() {
+        let backend = init_backend(BackendPreference::Auto).unwrap();
+        let report = backend.report();
+        match cuda(0) {
+            Ok(gpu) => {
+                assert_eq!(backend.name(), "cuda");
+                assert_eq!(usable(report), [("cuda", true), ("cpu", true)]);
+                assert_eq!(report[0].device.as_ref().unwrap().name, gpu.info().name);
+            }
+            Err(why) => {
+                assert_eq!(backend.name(), "cpu");
+                assert_eq!(usable(report), [("cuda", false), ("cpu", true)]);
+                assert_eq!(report[0].reason, why.to_string());
+            }
+        }
+        let chosen = report.iter().find_map(|c| c.device.as_ref()).unwrap();
+        assert_eq!(chosen.id, backend.device());
+    }
+
+    #[test]
+    fn what_is_asked_for_is_the_whole_report() {
+        let cpu = init_backend(BackendPreference::Cpu).unwrap();
+        assert_eq!(usable(cpu.report()), [("cpu", true)]);
+        assert_eq!(cpu.report()[0].reason, "asked for");
+    }
+
+    #[test]
+    fn cuda_never_falls_back() {
+        let many = BackendPreference::CudaDevice(1_000);
+        let first = BackendPreference::Cuda;
+        for preference in [first, many] {
+            match (init_backend(preference), cuda(0)) {
+                (Ok(backend), Ok(_)) if preference == first => assert_eq!(backend.name(), "cuda"),
+                (Ok(backend), _) => panic!("{preference} gave {}", backend.name()),
+                (Err(Error::Unavailable { backend, .. }), _) => assert_eq!(backend, "cuda"),
+                (Err(other), _) => panic!("{other}"),
+            }
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_says_so() {
+        let why = init_backend(BackendPreference::Cuda).unwrap_err().to_string();
+        assert!(why.contains("this build has no CUDA backend"), "{why}");
+    }
+
+    #[test]
+    fn the_list_of_devices_begins_as_the_report_of_auto() {
+        let auto = init_backend(BackendPreference::Auto).unwrap();
+        let devices = devices();
+        let names = |list: &[Candidate]| -> Vec<_> {
+            list.iter().map(|c| (c.backend, c.device.as_ref().map(|d| d.name.clone()))).collect()
+        };
+        assert_eq!(names(&devices[..1]), names(&auto.report()[..1]));
+        assert_eq!(names(&devices).last(), names(auto.report()).last());
+        assert_eq!(devices.iter().filter(|c| c.backend == "cpu").count(), 1);
+    }
+
+    #[test]
+    fn threads_are_checked() {
+        let with =
+            |threads| init_backend_with(BackendPreference::Cpu, &BackendOptions { threads: Some(threads) });
+        assert!(matches!(with(0), Err(Error::Argument { name: "threads", .. })));
+        assert!(with(1).unwrap().info().features.contains(&"threads: 1".to_owned()));
+    }
+}
