@@ -10,7 +10,7 @@ use crate::CudaBackend;
 const VARIABLE: &str = "TORCHLESS_KERNELS";
 
 /// Where the kernels come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KernelSource {
     /// The PTX inside the program, compiled by the driver.

@@ -3,47 +3,68 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use backend_api::{DType, Error, Result};
 
 use crate::KernelSource;
-use crate::device::{Device, Function};
+use crate::device::{Device, Function, Kernel};
 use crate::kernels::{self, archive, signatures};
 use crate::launch::Signature;
 
 /// Kernel, type of activations, type of weights.
 pub(crate) type Key = (&'static str, DType, DType);
 
-/// Loaded kernels; each is loaded when it is first asked for.
+/// The kernels that one backend has launched.
 #[derive(Debug)]
 pub(crate) struct Functions {
     source: KernelSource,
-    /// The inner lock is held while a kernel is being loaded, so that different ones load at once.
-    loaded: Mutex<HashMap<Key, Arc<Mutex<Option<Function>>>>>,
+    loaded: Mutex<HashMap<Key, Function>>,
 }
+
+/// The kernels that this process has loaded, by source and by the compute capability that they were chosen for.
+static KERNELS: LazyLock<Mutex<HashMap<Chosen, Place>>> = LazyLock::new(Mutex::default);
+
+/// What tells one loaded kernel from another.
+type Chosen = (KernelSource, (u32, u32), Key);
+
+/// A kernel, once it is loaded; locked while it is being loaded, so that different ones load at once.
+type Place = Arc<Mutex<Option<Kernel>>>;
 
 impl Functions {
     pub(crate) fn new(source: KernelSource) -> Self {
         Self { source, loaded: Mutex::default() }
     }
 
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Function>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The kernel, loaded if it was not.
     pub(crate) fn get(&self, device: &Device, key: Key) -> Result<Function> {
+        if let Some(function) = self.lock().get(&key) {
+            return Ok(*function);
+        }
+        let mut function = device.function(self.kernel(device, key)?, kernels::shared(key.0))?;
+        function.awaits = kernels::awaits(key.0, device.capability);
+        self.lock().insert(key, function);
+        Ok(function)
+    }
+
+    /// The process's kernel.
+    fn kernel(&self, device: &Device, key: Key) -> Result<Kernel> {
         let place = {
-            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(loaded.entry(key).or_default())
+            let mut kernels = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(kernels.entry((self.source, device.capability, key)).or_default())
         };
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = *place {
-            return Ok(function);
+        if let Some(kernel) = *place {
+            return Ok(kernel);
         }
-        let image = image(self.source, key, device)?;
-        let mut function = device.load(key.0, image, kernels::shared(key.0))?;
-        function.awaits = kernels::awaits(key.0, device.capability);
-        check(key.0, device.parameters(function)?)?;
-        Ok(*place.insert(function))
+        let kernel = device.load(key.0, image(self.source, key, device)?)?;
+        check(key.0, |count| device.parameters(device.function(kernel, 0)?, count))?;
+        Ok(*place.insert(kernel))
     }
 
     /// Loads several kernels on several threads.
@@ -87,17 +108,25 @@ fn image(source: KernelSource, (kernel, scalar, weight): Key, device: &Device) -
     }
 }
 
+/// Where the driver sees the first parameters of a kernel, as many as are asked for and there are.
+type Parameters = Option<Vec<(usize, usize)>>;
+
 /// Whether the driver found the parameters that Rust passes, where it can tell.
-fn check(kernel: &str, found: Option<Vec<(usize, usize)>>) -> Result<()> {
-    let declared = signatures().into_iter().find(|s| s.name == kernel).map(|s| layout(&s));
-    match (found, declared) {
-        (Some(found), Some(declared)) if found != declared => Err(Error::Backend {
+fn check(kernel: &str, found: impl FnOnce(usize) -> Result<Parameters>) -> Result<()> {
+    let Some(declared) = declared(kernel) else { return Ok(()) };
+    match found(declared.len())? {
+        Some(found) if found != declared => Err(Error::Backend {
             backend: "cuda".into(),
             op: format!("loading kernel `{kernel}`"),
             reason: format!("its parameters lie at {found:?}, and {declared:?} (offset, size) were declared"),
         }),
         _ => Ok(()),
     }
+}
+
+/// Where Rust passes a kernel's parameters.
+pub(crate) fn declared(kernel: &str) -> Option<Vec<(usize, usize)>> {
+    signatures().into_iter().find(|s| s.name == kernel).map(|s| layout(&s))
 }
 
 /// Offset and size in bytes of each parameter: numbers and pointers, each aligned to its size.
@@ -119,13 +148,17 @@ mod tests {
     #[test]
     fn parameters_that_the_driver_found_elsewhere_are_refused() {
         let rmsnorm = vec![(0, 8), (8, 8), (16, 8), (24, 8), (32, 8), (40, 8), (48, 8), (56, 4)];
-        assert!(check("rmsnorm", Some(rmsnorm.clone())).is_ok());
-        assert!(check("rmsnorm", None).is_ok());
-        let mut longer = rmsnorm.clone();
-        longer.push((60, 4));
-        let error = check("rmsnorm", Some(longer)).unwrap_err().to_string();
-        assert!(error.contains("rmsnorm") && error.contains("(60, 4)"), "{error}");
-        assert!(check("rmsnorm", Some(rmsnorm[..7].to_vec())).is_err());
+        let of = |found: &[(usize, usize)]| {
+            let found = found.to_vec();
+            check("rmsnorm", |count| Ok(Some(found.into_iter().take(count).collect())))
+        };
+        assert!(of(&rmsnorm).is_ok());
+        assert!(check("rmsnorm", |_| Ok(None)).is_ok());
+        let mut other = rmsnorm.clone();
+        other[7] = (56, 8);
+        let error = of(&other).unwrap_err().to_string();
+        assert!(error.contains("rmsnorm") && error.contains("(56, 8)"), "{error}");
+        assert!(of(&rmsnorm[..7]).is_err());
     }
 
     #[test]

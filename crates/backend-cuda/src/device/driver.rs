@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec,
-    CUjit_option, CUkernel, CUlaunchConfig, CUlibrary, CUlibraryOption, CUstream, CUstreamCaptureMode,
+    CUjit_option, CUkernel, CUlaunchConfig, CUlibrary, CUlibraryOption, CUmodule, CUstream,
+    CUstreamCaptureMode,
 };
 
 use super::probe;
@@ -141,6 +142,11 @@ functions! {
         to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream,
     );
     fn memset_d8_async = "cuMemsetD8Async"(address: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
+    fn module_load_data_ex = "cuModuleLoadDataEx"(
+        module: *mut CUmodule, image: *const c_void, options: c_uint, names: *mut CUjit_option,
+        values: *mut *mut c_void,
+    );
+    fn module_unload = "cuModuleUnload"(module: CUmodule);
     fn library_load_data = "cuLibraryLoadData"(
         library: *mut CUlibrary, image: *const c_void, names: *mut CUjit_option, values: *mut *mut c_void, count: c_uint,
         library_names: *mut CUlibraryOption, library_values: *mut *mut c_void, library_count: c_uint,

@@ -12,7 +12,7 @@ mod staging;
 mod tests;
 
 use std::ffi::CStr;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use backend_api::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUdevice_attribute as At};
@@ -22,7 +22,7 @@ pub use self::driver::DriverError;
 pub use self::event::Event;
 pub(crate) use self::failure::failure;
 pub(crate) use self::memory::DeviceMemory;
-pub(crate) use self::module::{Function, Module};
+pub(crate) use self::module::{Function, Kernel};
 pub(crate) use self::probe::count;
 use self::staging::Staging;
 
@@ -42,7 +42,6 @@ pub(crate) struct Device {
     context: sys::CUcontext,
     pub(crate) stream: sys::CUstream,
     staging: Staging,
-    modules: Mutex<Vec<Module>>,
     /// What killed the context.
     lost: OnceLock<String>,
 }
@@ -101,7 +100,6 @@ impl Device {
             context,
             stream: std::ptr::null_mut(),
             staging: Staging::default(),
-            modules: Mutex::default(),
             lost: OnceLock::new(),
         };
         device.bind()?;
@@ -175,10 +173,6 @@ impl Drop for Device {
     fn drop(&mut self) {
         if self.synchronize().is_ok() {
             self.staging.clear();
-            let modules = self.modules.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for module in modules.drain(..) {
-                module.unload();
-            }
             if !self.stream.is_null() {
                 // SAFETY: nothing uses the stream any more.
                 let _ = unsafe { driver::stream_destroy(self.stream) };

@@ -1,10 +1,10 @@
 //! Kernels as the driver holds them.
 //!
 //! They are loaded as libraries, which belong to no context: the driver then compiles several at once, where it would
-//! compile modules of one context one after the other.
+//! compile modules of one context one after the other, and every backend of the process can use them.
 
 use std::ffi::{CString, c_void};
-use std::sync::PoisonError;
+use std::ptr::null_mut;
 
 use backend_api::{Cause, Error, Result};
 use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option};
@@ -30,22 +30,13 @@ pub(crate) struct Function {
 // SAFETY: a function may be launched from any thread while its context lives, which its `Device` sees to.
 unsafe impl Send for Function {}
 
-/// A loaded image.
-#[derive(Debug)]
-pub(crate) struct Module(sys::CUlibrary);
+/// A kernel in the process, whatever the context. It stays loaded until the process ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel(sys::CUkernel);
 
 #[expect(unsafe_code, reason = "a handle of the driver is a pointer")]
-// SAFETY: a library may be used from any thread.
-unsafe impl Send for Module {}
-
-#[expect(unsafe_code, reason = "calls of the driver")]
-impl Module {
-    /// Gives it back; the context is current and nothing of the module runs.
-    pub(super) fn unload(self) {
-        // SAFETY: nothing else has the handle.
-        let _ = unsafe { driver::library_unload(self.0) };
-    }
-}
+// SAFETY: it may be used from any thread.
+unsafe impl Send for Kernel {}
 
 /// What the driver's compiler has to say.
 struct Log(Vec<u8>);
@@ -59,38 +50,72 @@ impl Log {
 
 #[expect(unsafe_code, reason = "calls of the driver")]
 impl Device {
-    /// Loads an image, PTX text or a cubin, and gives the function `name` in it, whose launches may ask for `shared` bytes of
-    /// shared memory, or as much as the card has; both live as long as the device is open.
+    /// Loads an image, PTX text or a cubin, and gives the kernel `name` in it, compiled for this card.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where the image does not suit driver or card, with the log of the driver's compiler;
     /// [`Error::Backend`] for what else the driver answers.
-    pub(crate) fn load(&self, name: &str, mut image: Vec<u8>, shared: u32) -> Result<Function> {
+    pub(crate) fn load(&self, name: &str, mut image: Vec<u8>) -> Result<Kernel> {
         self.bind()?;
         let entry = CString::new(name)
             .map_err(|_| Error::Argument { name: "kernel", reason: "its name holds a NUL".into() })?;
         image.push(0);
-        let op = format!("loading kernel `{name}`");
-        let module = self.load_image(&op, &image)?;
-        let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: the library was loaded just now and the context is current; `entry` ends with a NUL; each call writes a
-        // handle.
-        let found = unsafe {
-            driver::library_get_kernel(&raw mut kernel, module.0, entry.as_ptr())
-                .and_then(|()| driver::kernel_get_function(&raw mut function, kernel))
+        let (mut library, mut kernel) = (null_mut(), null_mut());
+        // SAFETY: `image` ends with a NUL as PTX must and outlives the call, which is given no options and writes a handle.
+        let loaded = unsafe {
+            let data = image.as_ptr().cast();
+            driver::library_load_data(
+                &raw mut library,
+                data,
+                null_mut(),
+                null_mut(),
+                0,
+                null_mut(),
+                null_mut(),
+                0,
+            )
         };
-        self.modules.lock().unwrap_or_else(PoisonError::into_inner).push(module);
-        found.map_err(|e| self.failed(&op, e))?;
+        // SAFETY: the library was loaded just now; `entry` ends with a NUL; writes a handle.
+        let found = loaded
+            .and_then(|()| unsafe { driver::library_get_kernel(&raw mut kernel, library, entry.as_ptr()) })
+            .and_then(|()| self.resolve(Kernel(kernel)));
+        match found {
+            Ok(_) => Ok(Kernel(kernel)),
+            Err(e) => {
+                let log = self.compiler_log(&image);
+                if loaded.is_ok() {
+                    // SAFETY: nothing has the handle any more.
+                    let _ = unsafe { driver::library_unload(library) };
+                }
+                Err(with_log(self.failed(&format!("loading kernel `{name}`"), e), &log))
+            }
+        }
+    }
+
+    /// The kernel in this device's context, whose launches may ask for `shared` bytes of shared memory, or as much as the card
+    /// has.
+    pub(crate) fn function(&self, kernel: Kernel, shared: u32) -> Result<Function> {
+        self.bind()?;
+        let failed = |e| self.failed("loading a kernel", e);
+        let function = self.resolve(kernel).map_err(failed)?;
         let shared = shared.min(self.shared_memory) as i32;
         if shared > SHARED {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as u32;
-            // SAFETY: the function was found just now.
-            unsafe { driver::func_set_attribute(function, most, shared) }.map_err(|e| self.failed(&op, e))?;
+            // SAFETY: the function was resolved just now.
+            unsafe { driver::func_set_attribute(function.handle, most, shared) }.map_err(failed)?;
         }
+        Ok(function)
+    }
+
+    fn resolve(&self, kernel: Kernel) -> Result<Function, DriverError> {
+        let mut function = null_mut();
+        // SAFETY: kernels are never unloaded; the context is current; writes a handle.
+        unsafe { driver::kernel_get_function(&raw mut function, kernel.0) }?;
         Ok(Function { handle: function, awaits: false })
     }
 
-    fn load_image(&self, op: &str, image: &[u8]) -> Result<Module> {
+    /// What the driver's compiler says of an image that would not load; libraries give no log, so it is loaded as a module.
+    fn compiler_log(&self, image: &[u8]) -> String {
         let (mut error, mut info) = (Log(vec![0; LOG]), Log(vec![0; LOG]));
         let mut names = [
             CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
@@ -102,35 +127,28 @@ impl Device {
         let size = std::ptr::without_provenance_mut::<c_void>(LOG - 1);
         let mut values: [*mut c_void; 4] =
             [error.0.as_mut_ptr().cast(), size, info.0.as_mut_ptr().cast(), size];
-        let mut library = std::ptr::null_mut();
-        let image = image.as_ptr().cast();
-        // SAFETY: `image` ends with a NUL as PTX must and outlives the call, as do the logs of the stated sizes; each
-        // value is of its option's kind; writes a handle.
-        let done = unsafe {
-            let (names, values, none) = (names.as_mut_ptr(), values.as_mut_ptr(), std::ptr::null_mut());
-            driver::library_load_data(
-                &raw mut library,
-                image,
-                names,
-                values,
-                4,
-                none,
-                std::ptr::null_mut(),
-                0,
-            )
-        };
-        done.map_err(|e| with_log(self.failed(op, e), &error.text(), &info.text()))?;
-        Ok(Module(library))
+        let mut module = null_mut();
+        // SAFETY: `image` ends with a NUL and outlives the call, as do the logs of the stated sizes; each value is of its
+        // option's kind; writes a handle, which is given back.
+        unsafe {
+            let (names, values) = (names.as_mut_ptr(), values.as_mut_ptr());
+            if driver::module_load_data_ex(&raw mut module, image.as_ptr().cast(), 4, names, values).is_ok() {
+                let _ = driver::module_unload(module);
+            }
+        }
+        let error = error.text();
+        if error.is_empty() { info.text() } else { error }
     }
 
-    /// Offset and size of each parameter of a loaded kernel in bytes; none where the driver is too old to tell.
+    /// Offset and size in bytes of the first `count` parameters of a loaded kernel, or of those it has; none where the
+    /// driver is too old to tell.
     ///
     /// # Errors
     /// What the driver answers.
-    pub(crate) fn parameters(&self, function: Function) -> Result<Option<Vec<(usize, usize)>>> {
+    pub(crate) fn parameters(&self, function: Function, count: usize) -> Result<Option<Vec<(usize, usize)>>> {
         self.bind()?;
         let mut found = Vec::new();
-        loop {
+        while found.len() < count {
             let (mut offset, mut size) = (0, 0);
             // SAFETY: the function is loaded; writes two integers.
             let answer = unsafe {
@@ -138,17 +156,17 @@ impl Device {
             };
             match answer {
                 Ok(()) => found.push((offset, size)),
-                Err(DriverError(code::INVALID_VALUE)) => return Ok(Some(found)),
+                Err(DriverError(code::INVALID_VALUE)) => break,
                 Err(DriverError(code::NOT_FOUND)) => return Ok(None),
                 Err(e) => return Err(self.failed("asking for parameters", e)),
             }
         }
+        Ok(Some(found))
     }
 }
 
 /// A failed load with what the compiler said about it.
-fn with_log(failed: Error, error: &str, info: &str) -> Error {
-    let log = if error.is_empty() { info } else { error };
+fn with_log(failed: Error, log: &str) -> Error {
     if log.is_empty() {
         return failed;
     }
@@ -177,15 +195,14 @@ mod tests {
     #[test]
     fn logs_end_up_in_the_error() {
         let invalid = || failure("loading kernel `k`", DriverError(code::INVALID_PTX));
-        let text = with_log(invalid(), "ptxas line 3: parse error", "").to_string();
+        let text = with_log(invalid(), "ptxas line 3: parse error").to_string();
         assert!(text.contains("ptxas line 3: parse error") && text.contains("its log"), "{text}");
-        assert_eq!(with_log(invalid(), "", "").to_string(), invalid().to_string());
-        let newer =
-            with_log(invalid(), "ptxas fatal: Unsupported .version 9.9; current version is '8.0'", "");
+        assert_eq!(with_log(invalid(), "").to_string(), invalid().to_string());
+        let newer = with_log(invalid(), "ptxas fatal: Unsupported .version 9.9; current version is '8.0'");
         assert!(matches!(newer, Error::Unavailable { cause: Cause::PtxVersion, .. }), "{newer}");
-        let target = with_log(invalid(), "", "SM version specified by .target is higher than default");
+        let target = with_log(invalid(), "SM version specified by .target is higher than default");
         assert!(matches!(target, Error::Unavailable { cause: Cause::NoKernelImage, .. }), "{target}");
-        let other = with_log(failure("loading kernel `k`", DriverError(701)), "", "info").to_string();
+        let other = with_log(failure("loading kernel `k`", DriverError(701)), "info").to_string();
         assert!(other.contains("info"), "{other}");
     }
 

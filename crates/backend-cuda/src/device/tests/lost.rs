@@ -17,7 +17,7 @@ const TRAP: &str = ".version 6.0\n.target sm_50\n.address_size 64\n.visible .ent
 #[expect(unsafe_code, reason = "a launch")]
 fn kill(b: &CudaBackend, ptx: &str) -> Result<()> {
     let device = &*b.inner.device;
-    let function = device.load("die", ptx.as_bytes().to_vec(), 0)?.handle;
+    let function = device.function(device.load("die", ptx.as_bytes().to_vec())?, 0)?.handle;
     let launch = Launch {
         device,
         function,
