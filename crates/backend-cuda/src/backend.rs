@@ -12,7 +12,7 @@ use backend_api::{
 use cudarc::driver::sys;
 
 use crate::device::{self, Device, DeviceMemory};
-use crate::kernels::archive;
+use crate::kernels::{self, archive};
 use crate::launch::Launch;
 use crate::pool::{Block, Pool, PoolStats};
 use crate::{CudaTensor, ops};
@@ -66,7 +66,15 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Unavailable`] without a driver or without that GPU.
     pub fn with_device(ordinal: usize) -> Result<Self> {
-        Self::open(ordinal, false)
+        Self::open(ordinal, false, None)
+    }
+
+    /// As [`CudaBackend::with_device`], with the kernels that a card of no more than this compute capability would run.
+    ///
+    /// # Errors
+    /// As [`CudaBackend::with_device`].
+    pub fn with_capability(ordinal: usize, most: (u32, u32)) -> Result<Self> {
+        Self::open(ordinal, false, Some(most))
     }
 
     /// As [`CudaBackend::with_device`]; memory is filled with `0xFF` before it is handed out, so that what is read but was
@@ -75,7 +83,7 @@ impl CudaBackend {
     /// # Errors
     /// As [`CudaBackend::with_device`].
     pub fn poisoned(ordinal: usize) -> Result<Self> {
-        Self::open(ordinal, true)
+        Self::open(ordinal, true, None)
     }
 
     /// Whether a driver and a GPU are there; creates no context.
@@ -83,8 +91,10 @@ impl CudaBackend {
         device::count().is_ok_and(|n| n > 0)
     }
 
-    fn open(ordinal: usize, poison: bool) -> Result<Self> {
-        let device = Arc::new(Device::open(ordinal)?);
+    fn open(ordinal: usize, poison: bool, most: Option<(u32, u32)>) -> Result<Self> {
+        let mut device = Device::open(ordinal)?;
+        device.capability = device.capability.min(most.unwrap_or(device.capability));
+        let device = Arc::new(device);
         let inner = Inner {
             id: DeviceId::unique("cuda", ordinal),
             functions: Mutex::default(),
@@ -115,13 +125,13 @@ impl CudaBackend {
             Some(function) => *function,
             None => {
                 let ptx = archive::ptx(kernel, scalar, weight, inner.device.capability)?;
-                let function = Function(inner.device.load(kernel, &ptx)?);
+                let function = Function(inner.device.load(kernel, &ptx, kernels::shared(kernel))?);
                 functions.insert(key, function);
                 function
             }
         };
         inner.launches.fetch_add(1, Relaxed);
-        Ok(Launch { function: function.0, stream: inner.device.stream, grid })
+        Ok(Launch { function: function.0, stream: inner.device.stream, grid, cluster: 1 })
     }
 
     /// Memory for the intermediate values of one launch, kept for the next: the stream runs one after the other.

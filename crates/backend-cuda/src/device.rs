@@ -16,6 +16,7 @@ pub(crate) struct Device {
     pub(crate) name: String,
     pub(crate) capability: (u32, u32),
     pub(crate) total_memory: u64,
+    pub(crate) multiprocessors: u32,
     handle: sys::CUdevice,
     context: sys::CUcontext,
     pub(crate) stream: sys::CUstream,
@@ -61,20 +62,24 @@ impl Device {
         let handle = result::device::get(ordinal as i32).map_err(failed)?;
         let name = result::device::get_name(handle).map_err(failed)?;
         // SAFETY: `handle` is a device that the driver gave.
-        let (total_memory, major, minor) = unsafe {
+        let (total_memory, major, minor, multiprocessors) = unsafe {
             use sys::CUdevice_attribute::{
                 CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
                 CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+                CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
             };
             let attribute = |a| result::device::get_attribute(handle, a);
             let total = result::device::total_mem(handle).map_err(failed)? as u64;
-            (total, attribute(MAJOR).map_err(failed)?, attribute(MINOR).map_err(failed)?)
+            let [major, minor, multiprocessors] = [MAJOR, MINOR, MULTIPROCESSORS].map(attribute);
+            (total, major.map_err(failed)?, minor.map_err(failed)?, multiprocessors.map_err(failed)?)
         };
         let capability = (major.unsigned_abs(), minor.unsigned_abs());
+        let multiprocessors = multiprocessors.unsigned_abs();
         // SAFETY: the primary context is retained here and released in `drop`.
         let context = unsafe { result::primary_ctx::retain(handle) }.map_err(failed)?;
         let null = std::ptr::null_mut();
-        let mut device = Self { name, capability, total_memory, handle, context, stream: null };
+        let mut device =
+            Self { name, capability, total_memory, multiprocessors, handle, context, stream: null };
         device.bind()?;
         device.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed)?;
         Ok(device)
@@ -121,8 +126,9 @@ impl Device {
         Ok(free as u64)
     }
 
-    /// Loads a PTX text and gives the function `name` in it; module and function live until the context goes.
-    pub(crate) fn load(&self, name: &str, ptx: &str) -> Result<sys::CUfunction> {
+    /// Loads a PTX text and gives the function `name` in it, with leave to be given `shared` bytes of shared memory; module
+    /// and function live until the context goes.
+    pub(crate) fn load(&self, name: &str, ptx: &str, shared: u32) -> Result<sys::CUfunction> {
         self.bind()?;
         let text = |s: &str| {
             CString::new(s).map_err(|_| Error::Argument { name: "kernel", reason: "holds a NUL".into() })
@@ -132,7 +138,14 @@ impl Device {
         // SAFETY: `image` is a NUL-terminated PTX text that outlives the call.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(failed)?;
         // SAFETY: `module` was loaded just now and is never unloaded.
-        unsafe { result::module::get_function(module, entry) }.map_err(failed)
+        let function = unsafe { result::module::get_function(module, entry) }.map_err(failed)?;
+        if shared > 0 {
+            use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST;
+            // SAFETY: `function` is one of a module that stays loaded.
+            unsafe { result::function::set_function_attribute(function, MOST, shared as i32) }
+                .map_err(failed)?;
+        }
+        Ok(function)
     }
 }
 

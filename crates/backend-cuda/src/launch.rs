@@ -133,6 +133,8 @@ pub struct Signature {
     pub name: &'static str,
     /// Threads of a block.
     pub block: u32,
+    /// Bytes of shared memory that a block is given at its launch, beside what the kernel declares.
+    pub shared: u32,
     /// Name, type in CUDA and type in PTX of each parameter in order.
     pub params: Vec<(&'static str, String, &'static str)>,
     /// Element types it is compiled for, separated by spaces: `f32`, or `f32-bf16` for scalar and weight.
@@ -150,6 +152,9 @@ pub struct Launch {
     pub stream: sys::CUstream,
     /// Blocks; none launches nothing.
     pub grid: u32,
+    /// Neighbouring blocks that run at the same time and see each other's shared memory: 1, or what `grid` is a multiple of
+    /// on compute capability 9.0 and newer.
+    pub cluster: u32,
 }
 
 impl Launch {
@@ -162,13 +167,56 @@ impl Launch {
     /// `params` holds one address per parameter of the loaded function, each of a value of its type; function and stream
     /// are alive and of the current context; what the kernel reads and writes stays allocated until it has run.
     #[expect(unsafe_code, reason = "the only call that starts a kernel")]
-    pub(crate) unsafe fn run(self, block: u32, params: &mut [*mut c_void]) -> Result<(), DriverError> {
+    pub(crate) unsafe fn run(
+        self,
+        block: u32,
+        shared: u32,
+        params: &mut [*mut c_void],
+    ) -> Result<(), DriverError> {
         if self.grid == 0 {
             return Ok(());
         }
+        if self.cluster > 1 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.run_clusters(block, shared, params) };
+        }
         let (grid, block) = ((self.grid, 1, 1), (block, 1, 1));
         // SAFETY: the caller's promise; the driver copies the values before it returns.
-        unsafe { result::launch_kernel(self.function, grid, block, 0, self.stream, params) }
+        unsafe { result::launch_kernel(self.function, grid, block, shared, self.stream, params) }
+    }
+
+    /// As [`Launch::run`], in clusters of blocks.
+    ///
+    /// # Safety
+    /// As [`Launch::run`].
+    #[expect(unsafe_code, reason = "starts a kernel")]
+    unsafe fn run_clusters(
+        self,
+        block: u32,
+        shared: u32,
+        params: &mut [*mut c_void],
+    ) -> Result<(), DriverError> {
+        let cluster = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.cluster, y: 1, z: 1 };
+        let mut attributes = [sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { clusterDim: cluster },
+        }];
+        let config = sys::CUlaunchConfig {
+            gridDimX: self.grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: self.stream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: 1,
+        };
+        // SAFETY: the caller's promise; the driver copies configuration and values before it returns.
+        unsafe { sys::cuLaunchKernelEx(&config, self.function, params.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
     }
 }
 
@@ -178,6 +226,7 @@ macro_rules! kernel {
         $(#[$doc:meta])*
         fn $name:ident($($arg:ident: $ty:ty),* $(,)?),
         block = $block:literal,
+        $(shared = $shared:literal,)?
         types = $types:literal,
         targets = $targets:literal $(,)?
     ) => {
@@ -201,7 +250,7 @@ macro_rules! kernel {
                 let mut params = [$($crate::launch::Param::address(&self.$arg)),*];
                 // SAFETY: order and types are those of `signature`, which is proven equal to the compiled kernel's; the
                 // rest is the caller's promise.
-                unsafe { on.run($block, &mut params) }
+                unsafe { on.run($block, 0 $(+ $shared)?, &mut params) }
             }
 
             /// What Rust launches.
@@ -211,7 +260,14 @@ macro_rules! kernel {
                 }
                 let params = vec![$(of::<$ty>(stringify!($arg))),*];
                 let (types, targets) = ($types, $targets);
-                $crate::launch::Signature { name: stringify!($name), block: $block, params, types, targets }
+                $crate::launch::Signature {
+                    name: stringify!($name),
+                    block: $block,
+                    shared: 0 $(+ $shared)?,
+                    params,
+                    types,
+                    targets,
+                }
             }
         }
     };

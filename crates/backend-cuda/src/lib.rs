@@ -9,6 +9,7 @@ pub mod launch;
 mod ops;
 mod pool;
 mod tensor;
+mod tensor_cores;
 
 pub use backend::CudaBackend;
 pub use pool::PoolStats;

@@ -9,7 +9,7 @@ use crate::device::failure;
 use crate::kernels;
 use crate::launch::{In, Out, Scalar};
 use crate::tensor::{read, write};
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, tensor_cores};
 
 type B = CudaBackend;
 type T = CudaTensor;
@@ -144,6 +144,9 @@ pub(crate) fn apply_rope(b: &B, op: ApplyRope<'_, T>) -> Result<()> {
 const FEW: usize = 8;
 
 pub(crate) fn matmul(b: &B, op: Matmul<'_, T>) -> Result<()> {
+    if let Some(kernel) = tensor_cores::choose(b.inner.device.capability, &op, FEW) {
+        return tensor_cores::matmul(b, op, kernel);
+    }
     let Matmul { x, w, mut out, accumulate, layout } = op;
     let scalar = scalar("matmul", &[("x", dtype(&x)), ("out", out.operand().dtype)])?;
     let weight = weight("matmul", "w", scalar, dtype(&w))?;

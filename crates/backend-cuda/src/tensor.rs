@@ -54,6 +54,13 @@ pub(crate) fn read<'a, E>(m: &Mat<'a, CudaTensor>) -> (In<'a, E>, u64) {
     (In::new(m.tensor().at(w.offset), w.extent()), w.stride as u64)
 }
 
+/// Whether each row of a window begins at a multiple of 16 bytes.
+pub(crate) fn aligned(m: &Mat<'_, CudaTensor>) -> bool {
+    let w = m.window();
+    let step = if w.rows > 1 { m.tensor().dtype.bytes(w.stride).unwrap_or(1) } else { 0 };
+    m.tensor().at(w.offset).is_multiple_of(16) && step.is_multiple_of(16)
+}
+
 /// A window that a kernel writes, and the step between its rows.
 pub(crate) fn write<'a, E>(m: &mut MatMut<'a, CudaTensor>) -> (Out<'a, E>, u64) {
     let w = m.window();

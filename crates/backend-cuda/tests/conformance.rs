@@ -11,3 +11,9 @@ mod poisoned {
     use super::*;
     conformance::suite!(CudaBackend::poisoned(0).unwrap(), ignore = "needs an NVIDIA GPU");
 }
+
+/// On a newer card: what an older one runs.
+mod compute_80 {
+    use super::*;
+    conformance::suite!(CudaBackend::with_capability(0, (8, 0)).unwrap(), ignore = "needs an NVIDIA GPU");
+}

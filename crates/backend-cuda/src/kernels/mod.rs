@@ -11,7 +11,9 @@ pub mod embed;
 pub mod fill_random;
 pub mod grid;
 pub mod matmul;
+pub mod matmul_mma;
 pub mod matmul_vec;
+pub mod matmul_wgmma;
 pub mod mul;
 pub mod rmsnorm;
 pub mod sample;
@@ -33,7 +35,9 @@ pub fn signatures() -> Vec<Signature> {
         embed::Args::signature(),
         fill_random::Args::signature(),
         matmul::Args::signature(),
+        matmul_mma::Args::signature(),
         matmul_vec::Args::signature(),
+        matmul_wgmma::Args::signature(),
         mul::Args::signature(),
         rmsnorm::Args::signature(),
         sample::Args::signature(),
@@ -41,4 +45,9 @@ pub fn signatures() -> Vec<Signature> {
         softmax::Args::signature(),
         weighted_sum_rows::Args::signature(),
     ]
+}
+
+/// Bytes of shared memory that a kernel's launches give it.
+pub fn shared(kernel: &str) -> u32 {
+    signatures().iter().find(|s| s.name == kernel).map_or(0, |s| s.shared)
 }
