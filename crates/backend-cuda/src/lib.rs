@@ -13,7 +13,6 @@ mod heads;
 pub mod kernels;
 #[doc(hidden)]
 pub mod launch;
-#[cfg(any(test, feature = "nvrtc"))]
 mod libraries;
 #[cfg(feature = "nvrtc")]
 mod nvrtc;
@@ -23,8 +22,8 @@ mod tensor;
 
 pub use backend::CudaBackend;
 pub use backend_api::{
-    self, At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostElement,
-    HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
+    self, At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads,
+    HostElement, HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
 };
 pub use builder::{CudaBackendBuilder, KernelSource};
 #[doc(hidden)]
