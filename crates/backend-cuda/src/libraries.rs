@@ -1,6 +1,7 @@
 //! Where NVIDIA's libraries beside the driver may be: what the loader resolves, toolkits, conda, Python wheels. Never the
 //! current folder: a place that is not absolute is left out, and names are left to the loader's own folders.
 
+use std::collections::HashSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,9 @@ fn folders(machine: &Machine<'_>) -> Vec<PathBuf> {
         let inside: &[&str] = if machine.windows { &["bin/x86_64", "bin"] } else { &["lib"] };
         folders.extend(wheels.iter().flat_map(|wheel| inside.iter().map(|part| wheel.join(part))));
     }
-    folders.retain(|folder| folder.is_absolute() || (machine.windows && !cfg!(windows)));
+    let mut seen = HashSet::new();
+    let is_known = |folder: &PathBuf| folder.is_absolute() || (machine.windows && !cfg!(windows));
+    folders.retain(|folder| is_known(folder) && seen.insert(folder.clone()));
     folders
 }
 
@@ -53,9 +56,13 @@ fn site_packages(machine: &Machine<'_>) -> Vec<PathBuf> {
         return roots.map(|root| root.join("Lib/site-packages")).collect();
     }
     let home = (machine.variable)("HOME").map(|home| home.join(".local"));
+    // Of a Python that is called by its name, as that of an environment which was not activated.
+    let path = (machine.variable)("PATH").unwrap_or_default();
+    let bins = env::split_paths(&path).filter(|bin| bin.ends_with("bin") && bin.is_absolute());
+    let called: Vec<_> = bins.filter_map(|bin| bin.parent().map(Path::to_path_buf)).collect();
     let system = ["/usr/local", "/usr"].map(PathBuf::from);
     let mut found = Vec::new();
-    for root in roots.chain(home).chain(system) {
+    for root in roots.chain(home).chain(called).chain(system) {
         let pythons = (machine.list)(&root.join("lib"));
         let is_python =
             |p: &&PathBuf| p.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3"));
@@ -66,12 +73,21 @@ fn site_packages(machine: &Machine<'_>) -> Vec<PathBuf> {
     found
 }
 
-/// Where a library may be, best first: bare names for the loader, then files.
+/// Where the loader looks by itself.
+const SYSTEM: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
+
+/// Where a library may be, best first: bare names for the loader, then files. Where `LD_LIBRARY_PATH` has a part that is
+/// empty or relative, names would lead into the current folder, so that its other folders are searched here.
 pub(crate) fn candidates(stem: &str, versions: &[u32], machine: &Machine<'_>) -> Vec<PathBuf> {
     let names = names(stem, versions, machine.windows);
-    let bare = names.iter().map(PathBuf::from).collect::<Vec<_>>();
-    let files = folders(machine);
-    bare.into_iter()
+    let (bare, mut files) = (names.iter().map(PathBuf::from), folders(machine));
+    let loader = (machine.variable)("LD_LIBRARY_PATH").filter(|_| !machine.windows).unwrap_or_default();
+    let own: Vec<_> = env::split_paths(&loader).filter(|_| !loader.as_os_str().is_empty()).collect();
+    let leads_here = own.iter().any(|folder| !folder.is_absolute());
+    if leads_here {
+        files.extend(own.into_iter().chain(SYSTEM.map(PathBuf::from)).filter(|folder| folder.is_absolute()));
+    }
+    bare.filter(|_| !leads_here)
         .chain(files.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))))
         .collect()
 }
@@ -176,6 +192,35 @@ mod tests {
     fn relative_places_are_left_out() {
         let found = of_linux(&[("CUDA_HOME", "."), ("CONDA_PREFIX", "conda"), ("VIRTUAL_ENV", "")], &[]);
         assert!(found[2..].iter().all(|p| p.starts_with('/')), "{found:?}");
+    }
+
+    #[test]
+    fn names_never_lead_into_the_current_folder() {
+        for list in [":/a", "/a:", "/a::/b", "lib:/a", "."] {
+            let found = of_linux(&[("LD_LIBRARY_PATH", list)], &[]);
+            assert!(found.iter().all(|p| p.starts_with('/')), "{list}: {found:?}");
+            assert!(found.iter().any(|p| p == "/usr/lib64/libnvrtc.so.13"), "{list}: {found:?}");
+            assert_eq!(found.iter().any(|p| p == "/a/libnvrtc.so.13"), list != ".", "{list}");
+        }
+        for list in ["", "/a", "/a:/b"] {
+            assert_eq!(of_linux(&[("LD_LIBRARY_PATH", list)], &[])[0], "libnvrtc.so.13", "{list}");
+        }
+    }
+
+    #[test]
+    fn wheels_of_a_python_in_the_path_are_found_once() {
+        let found = of_linux(
+            &[("PATH", "/opt/env/bin:bin:/opt/tools:/usr/bin")],
+            &[
+                ("/opt/env/lib", &["python3.12"]),
+                ("/opt/env/lib/python3.12/site-packages/nvidia", &["cu13"]),
+                ("/usr/lib", &["python3"]),
+                ("/usr/lib/python3/dist-packages/nvidia", &["cublas"]),
+            ],
+        );
+        let count = |path: &str| found.iter().filter(|p| *p == path).count();
+        assert_eq!(count("/opt/env/lib/python3.12/site-packages/nvidia/cu13/lib/libnvrtc.so.13"), 1);
+        assert_eq!(count("/usr/lib/python3/dist-packages/nvidia/cublas/lib/libnvrtc.so.12"), 1);
     }
 
     #[test]

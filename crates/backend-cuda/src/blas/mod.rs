@@ -2,9 +2,7 @@
 
 mod choice;
 mod ffi;
-mod find;
 mod op;
-mod open;
 mod plan;
 mod problem;
 #[cfg(test)]
@@ -13,18 +11,20 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use backend_api::{Error, Result};
+use backend_api::{Cause, Error, Result};
 use cudarc::driver::sys::CUstream;
 
 pub(crate) use choice::By;
 pub(crate) use op::matmul;
 
-use crate::device::{Device, DeviceMemory, driver, failure};
+use crate::device::{Device, DeviceMemory, driver};
+use crate::libraries;
 use crate::pool::{Block, Pool};
-use ffi::Object;
-use open::{Missing, Opened};
-use plan::{Plan, WORKSPACE, checked};
+use ffi::{Api, Object};
+use plan::{Plan, WORKSPACE};
 use problem::{Gemm, Problem};
+
+const NOT_FOUND: &str = "no version of it was found that starts; own kernels are used";
 
 /// Plans that are kept; a prompt of each length has its own.
 const MOST_PLANS: usize = 4096;
@@ -84,13 +84,32 @@ fn is_capturing(device: &Device) -> Result<bool> {
     let mut status = 0;
     // SAFETY: the stream lives as long as the device; the driver writes one word.
     unsafe { driver::stream_is_capturing(device.stream, &raw mut status) }
-        .map_err(|e| failure("asking for a capture", e))?;
+        .map_err(|e| device.failed("asking for a capture", e))?;
     Ok(status != 0)
 }
 
-/// The library on one device.
+/// Why the library was not found, or does not start.
+#[derive(Debug)]
+struct Missing {
+    reason: String,
+    /// What was looked for, and where.
+    searched: Vec<String>,
+}
+
+impl From<&Missing> for Error {
+    fn from(missing: &Missing) -> Self {
+        Self::Unavailable {
+            backend: "cuBLAS".into(),
+            cause: Cause::NoBlas,
+            reason: missing.reason.clone(),
+            searched: missing.searched.clone(),
+        }
+    }
+}
+
+/// The library on one device. It is never closed: its own threads and exit handlers run in it.
 pub(crate) struct Handle {
-    library: &'static Opened,
+    api: Api,
     handle: Object,
     /// Held while a product is queued: what another thread queued between the parts of a split sum would overwrite them.
     workspace: Mutex<Block<DeviceMemory>>,
@@ -109,17 +128,25 @@ unsafe impl Sync for Handle {}
 #[expect(unsafe_code, reason = "calls of the library")]
 impl Handle {
     fn new(device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<Self, Missing> {
-        let library = open::library().map_err(Missing::clone)?;
-        let found = || vec![library.file.display().to_string()];
-        let failed = |e: Error| Missing { reason: format!("{e}; own kernels are used"), searched: found() };
+        let failed =
+            |e: Error| Missing { reason: format!("{e}; own kernels are used"), searched: Vec::new() };
         device.bind().map_err(failed)?;
         let workspace = pool.allocate(WORKSPACE).map_err(failed)?;
-        let mut handle = std::ptr::null_mut();
-        // SAFETY: writes one object, tied to the context that is current.
-        let status = unsafe { (library.api.create)(&mut handle) };
-        checked("opening a handle", status).map_err(failed)?;
+        let open = |library| {
+            let api = Api::of(&library).ok()?;
+            let mut handle = std::ptr::null_mut();
+            // SAFETY: writes one object, tied to the context that is current.
+            let status = unsafe { (api.create)(&mut handle) };
+            // A library that is too new for the driver does not start; an older one may.
+            (status == 0).then(|| {
+                std::mem::forget(library);
+                (api, handle)
+            })
+        };
+        let missing = |searched| Missing { reason: NOT_FOUND.into(), searched };
+        let (api, handle) = libraries::open("cublasLt", &[13, 12], open).map_err(missing)?;
         Ok(Self {
-            library,
+            api,
             handle,
             workspace: Mutex::new(workspace),
             plans: Mutex::default(),
@@ -127,13 +154,12 @@ impl Handle {
         })
     }
 
-    /// Version and file of the library.
+    /// Name and version of the library.
     pub(crate) fn describe(&self) -> String {
         // SAFETY: takes nothing.
-        let version = unsafe { (self.library.api.version)() };
-        // 12.0.1 is 120001 since 12.0.
+        let version = unsafe { (self.api.version)() };
         let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
-        format!("cuBLASLt {major}.{minor}.{patch} ({})", self.library.file.display())
+        format!("cuBLASLt {major}.{minor}.{patch}")
     }
 
     /// Queues a product; false if the library has no way for it, having queued nothing. The same problem always takes
@@ -152,8 +178,10 @@ impl Handle {
         let workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the plan is this problem's; the workspace is used by this stream alone, by one product after the other;
         // the rest is the caller's promise.
-        let is_done = unsafe { plan.run(self.handle, stream, workspace.address(), gemm)? };
+        let done = unsafe { plan.run(&self.api, self.handle, stream, workspace.address(), gemm) };
         drop(workspace);
+        // The library does not say whether the context is dead; waiting for it does.
+        let is_done = done.map_err(|e| self.device.synchronize().err().unwrap_or(e))?;
         if !is_done {
             self.plans().insert(problem, None);
         }
@@ -169,7 +197,7 @@ impl Handle {
         if let Some(plan) = plans.get(&problem) {
             return Ok(plan.clone());
         }
-        let plan = Plan::new(&self.library.api, self.handle, &problem)?.map(Arc::new);
+        let plan = Plan::new(&self.api, self.handle, &problem)?.map(Arc::new);
         if plans.len() >= MOST_PLANS {
             plans.clear();
         }
@@ -184,7 +212,7 @@ impl Drop for Handle {
         // On a dead context the handle is left alone: nothing of it can be given back.
         if self.device.synchronize().is_ok() {
             // SAFETY: made in `new`; nothing uses it any more.
-            let _ = unsafe { (self.library.api.destroy)(self.handle) };
+            let _ = unsafe { (self.api.destroy)(self.handle) };
         }
     }
 }

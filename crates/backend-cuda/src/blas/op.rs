@@ -3,7 +3,7 @@
 use backend_api::ops::{Matmul, WeightLayout};
 use backend_api::{Checked, DeviceTensor, Error, KernelBackend, Mat, MatMut, Result, Window};
 
-use super::choice::{By, choose};
+use super::choice::{By, Product, choose};
 use super::problem::{Gemm, Rows};
 use super::{Absent, Handle};
 use crate::{CudaBackend, CudaTensor};
@@ -18,7 +18,9 @@ pub(crate) fn matmul(
     layout: WeightLayout,
 ) -> Result<By> {
     let gemm = gemm(x, w, out, accumulate, layout);
-    let choose = |library| choose(gemm.m, gemm.x.dtype, gemm.w.dtype, library);
+    let (x, w, out) = (gemm.x.dtype, gemm.w.dtype, gemm.out.dtype);
+    let product = Product { m: gemm.m, x, w, out, accumulate };
+    let choose = |library| choose(&product, library);
     if choose(true) != By::Library {
         return Ok(choose(true));
     }
@@ -68,7 +70,7 @@ fn queue(b: &CudaBackend, handle: &Handle, gemm: &Gemm) -> Result<bool> {
 }
 
 impl CudaBackend {
-    /// Version and file of the cuBLASLt library that products of many rows use; opens it.
+    /// Name and version of the library that products of many rows use; opens it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where none is found, with what was searched; every operation works without.

@@ -67,7 +67,6 @@ fn value<T>(value: &T) -> (*const c_void, usize) {
 
 /// The first algorithm of a problem that the library's heuristic names, and all that a call of it takes.
 pub(super) struct Plan {
-    api: &'static Api,
     operation: Owned,
     a: Owned,
     b: Owned,
@@ -81,7 +80,7 @@ impl Plan {
     ///
     /// # Errors
     /// What the library answers.
-    pub(super) fn new(api: &'static Api, handle: Object, problem: &Problem) -> Result<Option<Self>> {
+    pub(super) fn new(api: &Api, handle: Object, problem: &Problem) -> Result<Option<Self>> {
         let operation = Owned::new(api.desc_destroy, |out| {
             // SAFETY: writes one object.
             unsafe { (api.desc_create)(out, ffi::COMPUTE_F32, ffi::DataType::F32) }
@@ -117,7 +116,7 @@ impl Plan {
         }
         checked("choosing an algorithm", status)?;
         let is_usable = count > 0 && candidate.state == 0 && candidate.workspace <= WORKSPACE;
-        Ok(is_usable.then_some(Self { api, operation, a, b, d, algo: candidate.algo }))
+        Ok(is_usable.then_some(Self { operation, a, b, d, algo: candidate.algo }))
     }
 
     /// Queues the product; false if the library refuses it, having queued nothing.
@@ -126,10 +125,11 @@ impl Plan {
     /// What the library answers.
     ///
     /// # Safety
-    /// `gemm` has the plan's problem; its operands are device memory of that extent, `workspace` of [`WORKSPACE`]
+    /// `api` and `handle` are those the plan was made with; `gemm` has the plan's problem; its operands are device memory of that extent, `workspace` of [`WORKSPACE`]
     /// bytes that only work of this stream uses; all of it, and the handle, of the current context.
     pub(super) unsafe fn run(
         &self,
+        api: &Api,
         handle: Object,
         stream: CUstream,
         workspace: u64,
@@ -140,7 +140,7 @@ impl Plan {
         let (a, b, d) = (at(gemm.w.address), at(gemm.x.address), at(gemm.out.address));
         // SAFETY: the caller's promise; the scalars are read during the call.
         let status = unsafe {
-            (self.api.matmul)(
+            (api.matmul)(
                 handle,
                 self.operation.object,
                 value(&alpha).0,

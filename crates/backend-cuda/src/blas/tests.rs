@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use backend_api::ops::{Matmul, WeightLayout};
-use backend_api::{DType, KernelBackend, Mat, MatMut, Op};
+use backend_api::{DType, Error, KernelBackend, Mat, MatMut, Op};
 use cudarc::driver::sys;
 
+use super::{Absent, Missing, NOT_FOUND};
 use crate::device::driver;
 use crate::{CudaBackend, CudaTensor};
 
@@ -106,5 +107,14 @@ fn start_is_timed() {
         let mut out = b.alloc(&[m, 4096], DType::BF16).unwrap();
         product(&b, &x, &w, &mut out);
         lap("another number of rows");
+    }
+}
+
+#[test]
+fn what_was_searched_is_told() {
+    let missing = Missing { reason: NOT_FOUND.into(), searched: vec!["libcublasLt.so.13".into()] };
+    let error = Error::from(Absent::Missing(&missing)).to_string();
+    for part in ["cuBLAS", "was found", "own kernels are used", "libcublasLt.so.13"] {
+        assert!(error.contains(part), "{part}: {error}");
     }
 }
