@@ -13,7 +13,6 @@ mod heads;
 pub mod kernels;
 #[doc(hidden)]
 pub mod launch;
-#[cfg(any(test, feature = "nvrtc"))]
 mod libraries;
 #[cfg(feature = "nvrtc")]
 mod nvrtc;

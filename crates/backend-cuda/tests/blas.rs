@@ -134,7 +134,7 @@ fn the_library_meets_the_reference() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn the_library_meets_the_reference_in_poisoned_memory() {
-    meets_the_reference(CudaBackend::poisoned(0).unwrap());
+    meets_the_reference(CudaBackend::builder().poison(true).build().unwrap());
 }
 
 fn random(b: &CudaBackend, shape: &[usize], dtype: DType, seed: u64) -> T {

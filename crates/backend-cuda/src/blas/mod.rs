@@ -2,7 +2,6 @@
 
 mod choice;
 mod ffi;
-mod find;
 mod op;
 mod open;
 mod plan;
