@@ -1,6 +1,7 @@
 // matmul: out[i, j] = sum_c x[i, c] * w[j, c] (+ out[i, j] if `accumulate`), for many rows of x
 //
-// shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]   rows by stride
+// shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]
+//         rows by stride; out is f32 instead of x's type if `wide`
 // launch  grid = tiles of 64 x 64, or less: blocks stride over tiles; block = 256
 // needs   out apart from x and w
 // how     a block multiplies tiles of 64 x 16 in shared memory, 4 x 4 outputs per thread, in f32. Each operand is read
@@ -35,7 +36,7 @@ __device__ inline void load_columns(const E* from, u64 stride, u64 first, u64 ro
 
 extern "C" __global__ void __launch_bounds__(256)
 matmul(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n, u64 k,
-       u32 plain, u32 accumulate) {
+       u32 plain, u32 accumulate, u32 wide) {
     __shared__ __align__(16) f32 left[DEPTH][TILE + 4], right[DEPTH][TILE + 4];
     u64 across = (n + TILE - 1) / TILE, down = (m + TILE - 1) / TILE;
     u32 row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
@@ -63,8 +64,9 @@ matmul(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight*
 #pragma unroll
             for (u32 s = 0; s < 4; s++) {
                 if (i + row + r >= m || j + column + s >= n) continue;
-                scalar* to = out + (i + row + r) * out_stride + j + column + s;
-                store(to, accumulate ? to_f32(*to) + sums[r][s] : sums[r][s]);
+                u64 at = (i + row + r) * out_stride + j + column + s;
+                if (wide) put((f32*)out + at, sums[r][s], accumulate);
+                else put(out + at, sums[r][s], accumulate);
             }
     }
 }

@@ -1,22 +1,35 @@
-// matmul_vec: out[i, j] = sum_c x[i, c] * w[j, c] (+ out[i, j] if `accumulate`), for few rows of x
+// matmul_vec: out[j] = sum_c x[c] * w[j, c] (+ out[j] if `accumulate`)
 //
-// shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]   rows by stride
-// launch  grid = n / 32, or what `plain` divides into (see columns.cuh), or less: blocks stride; block = 256
-// needs   out apart from x and w; m above 8 costs a pass over w for every eight rows
-// how     lanes of a warp share rows of w (dots.cuh); if `plain`, threads own columns (columns.cuh); sums in f32
-// cost    moves n * k elements of w, and x and out
+// shape   x: [k]   w: [n, k], rows by stride   out: [n], f32 instead of x's type if `wide`
+// launch  grid = ceil(n / 4) * share / 8, rounded up; block = 256; shared = k elements of x; share in 1, 2, 4, 8
+// needs   k a multiple of 8; x and w aligned to 16 bytes in every row; out apart from x and w; to overlap, w must not be
+//         written by a kernel in flight
+// how     warps stream four rows at a time, `share` warps a part of each (rows.cuh); sums in f32, in a fixed order
+// cost    moves n * k elements of w; x comes from the cache
 
 #include "common.cuh"
-#include "dots.cuh"
-#include "columns.cuh"
+#include "overlap.cuh"
+#include "rows.cuh"
+
+template <class E> __device__ inline void finish(E* out, u64 j, f32 sum, u32 accumulate) {
+    store(out + j, accumulate ? to_f32(fresh(out + j)) + sum : sum);
+}
 
 extern "C" __global__ void __launch_bounds__(256)
-matmul_vec(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n,
-           u64 k, u32 plain, u32 accumulate) {
-    auto finish = [=](u64 i, u64 j, f32 sum) {
-        scalar* to = out + i * out_stride + j;
-        store(to, accumulate ? to_f32(*to) + sum : sum);
-    };
-    if (plain) columns(x, x_stride, m, w, w_stride, n, k, finish);
-    else dots(x, x_stride, m, w, w_stride, n, k, finish);
+matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u32 k, u32 share, u32 accumulate,
+           u32 wide) {
+    u32 pieces = k / PIECE;
+    stream_rows<scalar>((n + R - 1) / R, pieces, share,
+        [=](u64 group, u32 r) { return w + min(group * R + r, n - 1) * w_stride; },
+        [=](uint4* vector) {
+            const u32 each = 16 / sizeof(scalar);
+            for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);
+        },
+        [=](u64 group, const f32 (&sums)[R]) {
+#pragma unroll
+            for (u32 r = 0; r < R; r++)
+                if (group * R + r >= n) continue;
+                else if (wide) finish((f32*)out, group * R + r, sums[r], accumulate);
+                else finish(out, group * R + r, sums[r], accumulate);
+        });
 }

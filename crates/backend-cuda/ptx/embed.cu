@@ -43,28 +43,34 @@ __device__ inline void store(bf16* p, f32 v) {
     p->bits = v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+// Writes v, or adds it to what is there.
+template <class E> __device__ inline void put(E* p, f32 v, u32 accumulate) { store(p, accumulate ? to_f32(*p) + v : v); }
+
 // Whether each of `rows` rows begins at a multiple of 16 bytes.
 template <class E> __device__ inline bool aligned(const E* p, u64 stride, u64 rows) {
     return ((u64)p | (rows > 1 ? stride * sizeof(E) : 0)) % 16 == 0;
 }
 
-__device__ inline void unpack(uint4 v, f32 (&out)[8], bf16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+// Eight elements as they lie in memory.
+template <class E> struct Eight { uint4 words; };
+template <> struct Eight<f32> { float4 low, high; };
+
+__device__ inline void unpack(Eight<bf16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 4; i++) {
         out[2 * i] = __uint_as_float(words[i] << 16);
         out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
-__device__ inline void unpack(uint4 v, f32 (&out)[8], f16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+__device__ inline void unpack(Eight<f16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 8; i++) out[i] = to_f32(f16{(u16)(words[i / 2] >> i % 2 * 16)});
 }
-template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const uint4*)p, out, E()); }
-__device__ inline void load8_wide(const f32* p, f32 (&out)[8]) {
-    float4 a = ((const float4*)p)[0], b = ((const float4*)p)[1];
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+__device__ inline void unpack(Eight<f32> v, f32 (&out)[8]) {
+    out[0] = v.low.x, out[1] = v.low.y, out[2] = v.low.z, out[3] = v.low.w;
+    out[4] = v.high.x, out[5] = v.high.y, out[6] = v.high.z, out[7] = v.high.w;
 }
+template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const Eight<E>*)p, out); }
 
 // Elements p[0 .. min(left, 8)], the rest 0; `wide` promises that p is aligned to 16 bytes.
 template <class E> __device__ inline void load8(const E* p, u64 left, bool wide, f32 (&out)[8]) {
@@ -73,13 +79,23 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// Two neighbours as one word.
+template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
+    E a, b;
+    store(&a, low), store(&b, high);
+    return a.bits | (u32)b.bits << 16;
+}
+#if __CUDA_ARCH__ >= 800
+__device__ inline u32 pair(f32 low, f32 high, bf16) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
+
 template <class E> __device__ inline void store8_wide(E* p, const f32 (&v)[8]) {
     u32 words[4];
-    for (u32 i = 0; i < 4; i++) {
-        E low, high;
-        store(&low, v[2 * i]), store(&high, v[2 * i + 1]);
-        words[i] = low.bits | (u32)high.bits << 16;
-    }
+    for (u32 i = 0; i < 4; i++) words[i] = pair(v[2 * i], v[2 * i + 1], E());
     *(uint4*)p = make_uint4(words[0], words[1], words[2], words[3]);
 }
 __device__ inline void store8_wide(f32* p, const f32 (&v)[8]) {

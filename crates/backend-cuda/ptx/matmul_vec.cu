@@ -1,10 +1,11 @@
-// matmul_vec: out[i, j] = sum_c x[i, c] * w[j, c] (+ out[i, j] if `accumulate`), for few rows of x
+// matmul_vec: out[j] = sum_c x[c] * w[j, c] (+ out[j] if `accumulate`)
 //
-// shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]   rows by stride
-// launch  grid = n / 32, or what `plain` divides into (see columns.cuh), or less: blocks stride; block = 256
-// needs   out apart from x and w; m above 8 costs a pass over w for every eight rows
-// how     lanes of a warp share rows of w (dots.cuh); if `plain`, threads own columns (columns.cuh); sums in f32
-// cost    moves n * k elements of w, and x and out
+// shape   x: [k]   w: [n, k], rows by stride   out: [n], f32 instead of x's type if `wide`
+// launch  grid = ceil(n / 4) * share / 8, rounded up; block = 256; shared = k elements of x; share in 1, 2, 4, 8
+// needs   k a multiple of 8; x and w aligned to 16 bytes in every row; out apart from x and w; to overlap, w must not be
+//         written by a kernel in flight
+// how     warps stream four rows at a time, `share` warps a part of each (rows.cuh); sums in f32, in a fixed order
+// cost    moves n * k elements of w; x comes from the cache
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
 //
@@ -43,28 +44,34 @@ __device__ inline void store(bf16* p, f32 v) {
     p->bits = v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+// Writes v, or adds it to what is there.
+template <class E> __device__ inline void put(E* p, f32 v, u32 accumulate) { store(p, accumulate ? to_f32(*p) + v : v); }
+
 // Whether each of `rows` rows begins at a multiple of 16 bytes.
 template <class E> __device__ inline bool aligned(const E* p, u64 stride, u64 rows) {
     return ((u64)p | (rows > 1 ? stride * sizeof(E) : 0)) % 16 == 0;
 }
 
-__device__ inline void unpack(uint4 v, f32 (&out)[8], bf16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+// Eight elements as they lie in memory.
+template <class E> struct Eight { uint4 words; };
+template <> struct Eight<f32> { float4 low, high; };
+
+__device__ inline void unpack(Eight<bf16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 4; i++) {
         out[2 * i] = __uint_as_float(words[i] << 16);
         out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
-__device__ inline void unpack(uint4 v, f32 (&out)[8], f16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+__device__ inline void unpack(Eight<f16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 8; i++) out[i] = to_f32(f16{(u16)(words[i / 2] >> i % 2 * 16)});
 }
-template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const uint4*)p, out, E()); }
-__device__ inline void load8_wide(const f32* p, f32 (&out)[8]) {
-    float4 a = ((const float4*)p)[0], b = ((const float4*)p)[1];
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+__device__ inline void unpack(Eight<f32> v, f32 (&out)[8]) {
+    out[0] = v.low.x, out[1] = v.low.y, out[2] = v.low.z, out[3] = v.low.w;
+    out[4] = v.high.x, out[5] = v.high.y, out[6] = v.high.z, out[7] = v.high.w;
 }
+template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const Eight<E>*)p, out); }
 
 // Elements p[0 .. min(left, 8)], the rest 0; `wide` promises that p is aligned to 16 bytes.
 template <class E> __device__ inline void load8(const E* p, u64 left, bool wide, f32 (&out)[8]) {
@@ -73,13 +80,23 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// Two neighbours as one word.
+template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
+    E a, b;
+    store(&a, low), store(&b, high);
+    return a.bits | (u32)b.bits << 16;
+}
+#if __CUDA_ARCH__ >= 800
+__device__ inline u32 pair(f32 low, f32 high, bf16) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
+
 template <class E> __device__ inline void store8_wide(E* p, const f32 (&v)[8]) {
     u32 words[4];
-    for (u32 i = 0; i < 4; i++) {
-        E low, high;
-        store(&low, v[2 * i]), store(&high, v[2 * i + 1]);
-        words[i] = low.bits | (u32)high.bits << 16;
-    }
+    for (u32 i = 0; i < 4; i++) words[i] = pair(v[2 * i], v[2 * i + 1], E());
     *(uint4*)p = make_uint4(words[0], words[1], words[2], words[3]);
 }
 __device__ inline void store8_wide(f32* p, const f32 (&v)[8]) {
@@ -140,112 +157,149 @@ __device__ inline u32 order(f32 v) {
     u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
-// Dot products of rows: what matmul_vec and compute_attention_scores share. Needs common.cuh.
+// Overlap with the kernel before (programmatic dependent launch, from compute capability 9.0 on), and loads that go with it.
+// Needs common.cuh.
+//
+// A kernel that is launched to overlap may run before its predecessor has finished: until `await_previous` it must touch
+// only what no kernel in flight writes, and afterwards read through `fresh` what L1 may hold an older copy of.
 
-// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over the whole grid. `lanes` lanes of a
-// warp share R rows of w: they sum eight columns each per step (one, unless `wide`), then meet in a fixed order.
-template <u32 M, u32 R, class F>
-__device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k,
-                               bool wide, F finish) {
-    u32 lanes = lanes_for((k + 7) / 8, 32), lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
-    u64 step = (u64)gridDim.x * groups * R;
-    u64 warp_first = ((u64)blockIdx.x * groups + threadIdx.x / 32 * (32 / lanes)) * R;
-    // A warp goes round as long as any of its rows is left, because its lanes meet in shuffles.
-    for (; warp_first < n; warp_first += step) {
-        u64 j = warp_first + threadIdx.x % 32 / lanes * R;
-        f32 sums[M][R] = {}, a[8], b[R][8];
-        const weight* rows[R];
-        for (u32 r = 0; r < R; r++) rows[r] = w + min(j + r, n - 1) * w_stride;
-        for (u64 c = lane * 8; wide && c < k; c += lanes * 8) {
+#if __CUDA_ARCH__ >= 900
+__device__ inline void await_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ inline void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
+#else
+__device__ inline void await_previous() {}
+__device__ inline void release_next() {}
+#endif
+
+// 16 bytes past L1.
+__device__ inline uint4 fresh16(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+__device__ inline u32 fresh(const u32* p) {
+    u32 v;
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+__device__ inline f32 fresh(const f32* p) { return __uint_as_float(fresh((const u32*)p)); }
+template <class E> __device__ inline E fresh(const E* p) {
+    E v;
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p) : "memory");
+    return v;
+}
+
+// 16 bytes that are read once.
+__device__ inline uint4 once16(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+// Many rows of weights against one vector: the products of a decoding step. Needs common.cuh and overlap.cuh.
+//
+// A warp streams 16-byte pieces of R rows, or `share` warps a part each, U pieces of every row in flight. The vector lies
+// in shared memory: as it is if it has the weights' type, or 16-bit weights' pieces of f32 as two planes of 16 bytes.
+
+const u32 R = 4, U = 2, PIECE = 16 / sizeof(weight);
+
+__device__ inline void unpack_piece(uint4 v, f32 (&out)[8], bf16) { unpack(Eight<bf16>{v}, out); }
+__device__ inline void unpack_piece(uint4 v, f32 (&out)[8], f16) { unpack(Eight<f16>{v}, out); }
+template <u32 N> __device__ inline void unpack_piece(uint4 v, f32 (&out)[N], f32) {
+    out[0] = __uint_as_float(v.x), out[1] = __uint_as_float(v.y);
+    out[2] = __uint_as_float(v.z), out[3] = __uint_as_float(v.w);
+}
+
+// Where the 16 bytes from element i of the vector on lie, if they hold elements of type X.
+template <class X> __device__ inline u32 place(u32 i, u32 pieces) {
+    if (sizeof(X) == sizeof(weight)) return i / PIECE;
+    return (i / 4 & 1) * pieces + i / 8;
+}
+template <class X> __device__ inline void vector_piece(const uint4* vector, u32 pieces, u32 p, f32 (&out)[PIECE]) {
+    unpack_piece(vector[p], out, X());
+    if constexpr (sizeof(X) > sizeof(weight)) {
+        f32 high[4];
+        unpack_piece(vector[pieces + p], high, X());
+        for (u32 i = 0; i < 4; i++) out[4 + i] = high[i];
+    }
+}
+
+// finish(group, sums) with sums[r] = w[row(group, r)] . vector for every group of R rows. stage(vector) fills shared memory
+// with `pieces` pieces of type X, by all threads of the block; weights are on their way by then. block = 256, grid =
+// groups * share / 8; shared = 16 bytes per piece and plane.
+template <class X, class Rows, class Stage, class Finish>
+__device__ inline void stream_rows(u64 groups, u32 pieces, u32 share, Rows row, Stage stage, Finish finish) {
+    extern __shared__ uint4 vector[];
+    __shared__ f32 parts[8][R];
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, per = (pieces + share - 1) / share;
+    u32 first = warp % share * per + lane, end = min(warp % share * per + per, pieces);
+    u64 group = (u64)blockIdx.x * (8 / share) + warp / share;
+    const weight* rows[R];
+    uint4 held[U][R];
 #pragma unroll
-            for (u32 r = 0; r < R; r++) load8_wide(rows[r] + c, b[r]);
+    for (u32 r = 0; r < R; r++) rows[r] = row(min(group, groups - 1), r);
 #pragma unroll
-            for (u32 i = 0; i < M; i++) {
-                load8_wide(x + min((u64)i, m - 1) * x_stride + c, a);
+    for (u32 u = 0; u < U; u++)
 #pragma unroll
-                for (u32 r = 0; r < R; r++)
+        for (u32 r = 0; r < R; r++)
+            if (first + u * 32 < end) held[u][r] = once16(rows[r] + (u64)(first + u * 32) * PIECE);
+    release_next();
+    await_previous();
+    stage(vector);
+    __syncthreads();
+    f32 sums[R] = {}, x[PIECE], w[PIECE];
+    for (u32 p = first; p < end; p += 32 * U) {
 #pragma unroll
-                    for (u32 e = 0; e < 8; e++) sums[i][r] += a[e] * b[r][e];
-            }
-        }
-        for (u64 c = lane; !wide && c < k; c += lanes)
-#pragma unroll
-            for (u32 i = 0; i < M; i++) {
-                f32 factor = to_f32(x[min((u64)i, m - 1) * x_stride + c]);
-#pragma unroll
-                for (u32 r = 0; r < R; r++) sums[i][r] += factor * to_f32(rows[r][c]);
-            }
-#pragma unroll
-        for (u32 i = 0; i < M; i++)
+        for (u32 u = 0; u < U; u++) {
+            if (p + u * 32 >= end) break;
+            vector_piece<X>(vector, pieces, p + u * 32, x);
 #pragma unroll
             for (u32 r = 0; r < R; r++) {
-                f32 sum = lanes_fold(sums[i][r], lanes, [](f32 p, f32 q) { return p + q; });
-                if (lane == 0 && i < m && j + r < n) finish(i, j + r, sum);
+                unpack_piece(held[u][r], w, weight());
+#pragma unroll
+                for (u32 e = 0; e < PIECE; e++) sums[r] += w[e] * x[e];
             }
-    }
-}
-
-// The same for any number of rows of x, up to eight at a time.
-template <class F>
-__device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, F finish) {
-    bool wide = k % 8 == 0 && aligned(x, x_stride, m) && aligned(w, w_stride, n);
-    for (u64 first = 0; first < m; first += 8) {
-        const scalar* from = x + first * x_stride;
-        u64 left = m - first;
-        auto shifted = [=](u64 i, u64 j, f32 sum) { finish(first + i, j, sum); };
-        if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else if (left <= 4) dots_of<4, 2>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else dots_of<8, 2>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-    }
-}
-// Products with a matrix whose rows are summed: what matmul_vec and weighted_sum_rows share. Needs common.cuh.
-
-// finish(i, j, sum_c x[i, c] * w[c, j]) for every i < m and j < n, spread over the whole grid. A block takes four rows of x
-// and up to 256 columns of w, eight per thread; what is left of its threads divides the rows of w, whose sums meet in
-// shared memory in a fixed order.
-template <class F>
-__device__ inline void columns(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, F finish) {
-    const u32 M = 4;
-    __shared__ f32 parts[256][8];
-    u32 lanes = lanes_for((n + 7) / 8, 32), groups = blockDim.x / lanes;
-    u32 lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
-    u64 across = ((n + 7) / 8 + lanes - 1) / lanes, down = (m + M - 1) / M;
-    bool wide = aligned(w, w_stride, k);
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 first = tile / across * M, j = (tile % across * lanes + lane) * 8;
-        f32 sums[M][8] = {}, row[8];
-        for (u64 c = group; c < k && j < n; c += groups) {
-            load8(w + c * w_stride + j, n - j, wide, row);
+            u32 next = p + (U + u) * 32;
 #pragma unroll
-            for (u32 i = 0; i < M; i++) {
-                f32 factor = to_f32(x[min(first + i, m - 1) * x_stride + c]);
-#pragma unroll
-                for (u32 e = 0; e < 8; e++) sums[i][e] += factor * row[e];
-            }
-        }
-#pragma unroll
-        for (u32 i = 0; i < M; i++) {
-            __syncthreads();
-#pragma unroll
-            for (u32 e = 0; e < 8; e++) parts[threadIdx.x][e] = sums[i][e];
-            __syncthreads();
-            for (u32 e = threadIdx.x; e < lanes * 8; e += blockDim.x) {
-                f32 sum = 0.0f;
-                for (u32 g = 0; g < groups; g++) sum += parts[g * lanes + e / 8][e % 8];
-                u64 column = tile % across * lanes * 8 + e;
-                if (first + i < m && column < n) finish(first + i, column, sum);
-            }
+            for (u32 r = 0; r < R; r++)
+                if (next < end) held[u][r] = once16(rows[r] + (u64)next * PIECE);
         }
     }
+#pragma unroll
+    for (u32 r = 0; r < R; r++) {
+        sums[r] = lanes_fold(sums[r], 32, [](f32 a, f32 b) { return a + b; });
+        if (lane == 0) parts[warp][r] = sums[r];
+    }
+    __syncthreads();
+    group = (u64)blockIdx.x * (8 / share) + threadIdx.x;
+    if (threadIdx.x >= 8 / share || group >= groups) return;
+#pragma unroll
+    for (u32 r = 0; r < R; r++) {
+        sums[r] = 0.0f;
+        for (u32 s = 0; s < share; s++) sums[r] += parts[threadIdx.x * share + s][r];
+    }
+    finish(group, sums);
+}
+
+template <class E> __device__ inline void finish(E* out, u64 j, f32 sum, u32 accumulate) {
+    store(out + j, accumulate ? to_f32(fresh(out + j)) + sum : sum);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-matmul_vec(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n,
-           u64 k, u32 plain, u32 accumulate) {
-    auto finish = [=](u64 i, u64 j, f32 sum) {
-        scalar* to = out + i * out_stride + j;
-        store(to, accumulate ? to_f32(*to) + sum : sum);
-    };
-    if (plain) columns(x, x_stride, m, w, w_stride, n, k, finish);
-    else dots(x, x_stride, m, w, w_stride, n, k, finish);
+matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u32 k, u32 share, u32 accumulate,
+           u32 wide) {
+    u32 pieces = k / PIECE;
+    stream_rows<scalar>((n + R - 1) / R, pieces, share,
+        [=](u64 group, u32 r) { return w + min(group * R + r, n - 1) * w_stride; },
+        [=](uint4* vector) {
+            const u32 each = 16 / sizeof(scalar);
+            for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);
+        },
+        [=](u64 group, const f32 (&sums)[R]) {
+#pragma unroll
+            for (u32 r = 0; r < R; r++)
+                if (group * R + r >= n) continue;
+                else if (wide) finish((f32*)out, group * R + r, sums[r], accumulate);
+                else finish(out, group * R + r, sums[r], accumulate);
+        });
 }

@@ -1,10 +1,10 @@
 // rmsnorm: out[r, c] = x[r, c] * w[c] * rsqrt(mean_c(x[r, c]^2) + eps)
 //
-// shape   out, x: [rows, cols], rows by stride   w: [cols]
+// shape   out, x: [rows, cols], rows by stride   w: [cols]   out holds the weights' type instead of x's if `narrow`
 // launch  grid = rows, or less: blocks stride over rows; block = 256
-// needs   out is x itself or apart from it
+// needs   out is x itself (not if `narrow`) or apart from it
 // how     one block per row; squares are summed in f32 over eight columns per thread and step, then over warps in a
-//         fixed order; a second pass scales, reading x from the cache
+//         fixed order. An aligned row of up to 8192 columns stays in registers; another is read twice.
 // cost    moves 2 * rows * cols elements and w
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -44,28 +44,34 @@ __device__ inline void store(bf16* p, f32 v) {
     p->bits = v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+// Writes v, or adds it to what is there.
+template <class E> __device__ inline void put(E* p, f32 v, u32 accumulate) { store(p, accumulate ? to_f32(*p) + v : v); }
+
 // Whether each of `rows` rows begins at a multiple of 16 bytes.
 template <class E> __device__ inline bool aligned(const E* p, u64 stride, u64 rows) {
     return ((u64)p | (rows > 1 ? stride * sizeof(E) : 0)) % 16 == 0;
 }
 
-__device__ inline void unpack(uint4 v, f32 (&out)[8], bf16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+// Eight elements as they lie in memory.
+template <class E> struct Eight { uint4 words; };
+template <> struct Eight<f32> { float4 low, high; };
+
+__device__ inline void unpack(Eight<bf16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 4; i++) {
         out[2 * i] = __uint_as_float(words[i] << 16);
         out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
-__device__ inline void unpack(uint4 v, f32 (&out)[8], f16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+__device__ inline void unpack(Eight<f16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 8; i++) out[i] = to_f32(f16{(u16)(words[i / 2] >> i % 2 * 16)});
 }
-template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const uint4*)p, out, E()); }
-__device__ inline void load8_wide(const f32* p, f32 (&out)[8]) {
-    float4 a = ((const float4*)p)[0], b = ((const float4*)p)[1];
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+__device__ inline void unpack(Eight<f32> v, f32 (&out)[8]) {
+    out[0] = v.low.x, out[1] = v.low.y, out[2] = v.low.z, out[3] = v.low.w;
+    out[4] = v.high.x, out[5] = v.high.y, out[6] = v.high.z, out[7] = v.high.w;
 }
+template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const Eight<E>*)p, out); }
 
 // Elements p[0 .. min(left, 8)], the rest 0; `wide` promises that p is aligned to 16 bytes.
 template <class E> __device__ inline void load8(const E* p, u64 left, bool wide, f32 (&out)[8]) {
@@ -74,13 +80,23 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// Two neighbours as one word.
+template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
+    E a, b;
+    store(&a, low), store(&b, high);
+    return a.bits | (u32)b.bits << 16;
+}
+#if __CUDA_ARCH__ >= 800
+__device__ inline u32 pair(f32 low, f32 high, bf16) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
+
 template <class E> __device__ inline void store8_wide(E* p, const f32 (&v)[8]) {
     u32 words[4];
-    for (u32 i = 0; i < 4; i++) {
-        E low, high;
-        store(&low, v[2 * i]), store(&high, v[2 * i + 1]);
-        words[i] = low.bits | (u32)high.bits << 16;
-    }
+    for (u32 i = 0; i < 4; i++) words[i] = pair(v[2 * i], v[2 * i + 1], E());
     *(uint4*)p = make_uint4(words[0], words[1], words[2], words[3]);
 }
 __device__ inline void store8_wide(f32* p, const f32 (&v)[8]) {
@@ -142,23 +158,62 @@ __device__ inline u32 order(f32 v) {
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
+const u32 HELD = 4;  // pieces of eight columns that a thread keeps
+
+__device__ inline f32 squares(const f32 (&v)[8]) {
+    f32 sum = 0.0f;
+    for (u32 i = 0; i < 8; i++) sum += v[i] * v[i];
+    return sum;
+}
+
+struct Row {
+    const scalar* x;
+    scalar* out;
+    const weight* w;
+    u64 cols;
+    bool wide_w, wide_out, narrow;
+
+    __device__ void finish(u64 c, f32 (&v)[8], f32 scale) const {
+        f32 gain[8];
+        load8(w + c, cols - c, wide_w, gain);
+        for (u32 i = 0; i < 8; i++) v[i] = v[i] * scale * gain[i];
+        if (narrow) store8((weight*)out + c, cols - c, wide_out, v);
+        else store8(out + c, cols - c, wide_out, v);
+    }
+};
+
+__device__ inline void held_in_registers(const Row& row, f32 eps) {
+    Eight<scalar> held[HELD];
+    f32 v[8], sum = 0.0f;
+    u32 first = threadIdx.x * 8, step = blockDim.x * 8;
+#pragma unroll
+    for (u32 i = 0; i < HELD; i++)
+        if (first + i * step < row.cols) held[i] = *(const Eight<scalar>*)(row.x + first + i * step);
+#pragma unroll
+    for (u32 i = 0; i < HELD; i++)
+        if (first + i * step < row.cols) unpack(held[i], v), sum += squares(v);
+    f32 scale = 1.0f / sqrtf(block_sum(sum) / row.cols + eps);
+#pragma unroll
+    for (u32 i = 0; i < HELD; i++)
+        if (first + i * step < row.cols) unpack(held[i], v), row.finish(first + i * step, v, scale);
+}
+
+__device__ inline void read_twice(const Row& row, f32 eps, bool wide) {
+    f32 v[8], sum = 0.0f;
+    for (u64 c = threadIdx.x * 8; c < row.cols; c += blockDim.x * 8) load8(row.x + c, row.cols - c, wide, v), sum += squares(v);
+    f32 scale = 1.0f / sqrtf(block_sum(sum) / row.cols + eps);
+    for (u64 c = threadIdx.x * 8; c < row.cols; c += blockDim.x * 8) load8(row.x + c, row.cols - c, wide, v), row.finish(c, v, scale);
+}
+
 extern "C" __global__ void __launch_bounds__(256)
-rmsnorm(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 rows, u64 cols, f32 eps) {
-    bool wide_x = aligned(x, x_stride, rows), wide_out = aligned(out, out_stride, rows), wide_w = aligned(w, 0, 1);
-    for (u64 row = blockIdx.x; row < rows; row += gridDim.x) {
-        const scalar* from = x + row * x_stride;
-        scalar* to = out + row * out_stride;
-        f32 v[8], gain[8], squares = 0.0f;
-        for (u64 c = threadIdx.x * 8; c < cols; c += blockDim.x * 8) {
-            load8(from + c, cols - c, wide_x, v);
-            for (u32 i = 0; i < 8; i++) squares += v[i] * v[i];
-        }
-        f32 scale = 1.0f / sqrtf(block_sum(squares) / cols + eps);
-        for (u64 c = threadIdx.x * 8; c < cols; c += blockDim.x * 8) {
-            load8(from + c, cols - c, wide_x, v);
-            load8(w + c, cols - c, wide_w, gain);
-            for (u32 i = 0; i < 8; i++) v[i] = v[i] * scale * gain[i];
-            store8(to + c, cols - c, wide_out, v);
-        }
+rmsnorm(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 rows, u64 cols, f32 eps,
+        u32 narrow) {
+    bool wide_out = narrow ? aligned((weight*)out, out_stride, rows) : aligned(out, out_stride, rows);
+    bool wide_x = aligned(x, x_stride, rows), wide_w = aligned(w, 0, 1);
+    for (u64 r = blockIdx.x; r < rows; r += gridDim.x) {
+        scalar* to = narrow ? (scalar*)((weight*)out + r * out_stride) : out + r * out_stride;
+        Row row = {x + r * x_stride, to, w, cols, wide_w, wide_out, narrow != 0};
+        if (wide_x && cols % 8 == 0 && cols <= HELD * blockDim.x * 8) held_in_registers(row, eps);
+        else read_twice(row, eps, wide_x);
     }
 }

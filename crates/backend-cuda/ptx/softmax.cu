@@ -3,8 +3,9 @@
 // shape   out, x: [rows, cols], rows by stride
 // launch  grid = rows, or less: blocks stride over rows; block = 256
 // needs   out is x itself or apart from it
-// how     one block per row. Each thread keeps a running maximum and a sum relative to it; they meet in a fixed order; a
-//         second pass writes, reading x from the cache. A row whose maximum is infinite becomes NaN.
+// how     one block per row. An aligned row of up to 8192 columns stays in registers between its maximum, its sum and
+//         its shares; of another, each thread keeps a running maximum and a sum relative to it, and a second pass reads
+//         the row again. All meet in a fixed order. A row whose maximum is infinite becomes NaN.
 // cost    moves 2 * rows * cols elements
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -44,28 +45,34 @@ __device__ inline void store(bf16* p, f32 v) {
     p->bits = v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+// Writes v, or adds it to what is there.
+template <class E> __device__ inline void put(E* p, f32 v, u32 accumulate) { store(p, accumulate ? to_f32(*p) + v : v); }
+
 // Whether each of `rows` rows begins at a multiple of 16 bytes.
 template <class E> __device__ inline bool aligned(const E* p, u64 stride, u64 rows) {
     return ((u64)p | (rows > 1 ? stride * sizeof(E) : 0)) % 16 == 0;
 }
 
-__device__ inline void unpack(uint4 v, f32 (&out)[8], bf16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+// Eight elements as they lie in memory.
+template <class E> struct Eight { uint4 words; };
+template <> struct Eight<f32> { float4 low, high; };
+
+__device__ inline void unpack(Eight<bf16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 4; i++) {
         out[2 * i] = __uint_as_float(words[i] << 16);
         out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
-__device__ inline void unpack(uint4 v, f32 (&out)[8], f16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+__device__ inline void unpack(Eight<f16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 8; i++) out[i] = to_f32(f16{(u16)(words[i / 2] >> i % 2 * 16)});
 }
-template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const uint4*)p, out, E()); }
-__device__ inline void load8_wide(const f32* p, f32 (&out)[8]) {
-    float4 a = ((const float4*)p)[0], b = ((const float4*)p)[1];
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+__device__ inline void unpack(Eight<f32> v, f32 (&out)[8]) {
+    out[0] = v.low.x, out[1] = v.low.y, out[2] = v.low.z, out[3] = v.low.w;
+    out[4] = v.high.x, out[5] = v.high.y, out[6] = v.high.z, out[7] = v.high.w;
 }
+template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const Eight<E>*)p, out); }
 
 // Elements p[0 .. min(left, 8)], the rest 0; `wide` promises that p is aligned to 16 bytes.
 template <class E> __device__ inline void load8(const E* p, u64 left, bool wide, f32 (&out)[8]) {
@@ -74,13 +81,23 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// Two neighbours as one word.
+template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
+    E a, b;
+    store(&a, low), store(&b, high);
+    return a.bits | (u32)b.bits << 16;
+}
+#if __CUDA_ARCH__ >= 800
+__device__ inline u32 pair(f32 low, f32 high, bf16) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
+
 template <class E> __device__ inline void store8_wide(E* p, const f32 (&v)[8]) {
     u32 words[4];
-    for (u32 i = 0; i < 4; i++) {
-        E low, high;
-        store(&low, v[2 * i]), store(&high, v[2 * i + 1]);
-        words[i] = low.bits | (u32)high.bits << 16;
-    }
+    for (u32 i = 0; i < 4; i++) words[i] = pair(v[2 * i], v[2 * i + 1], E());
     *(uint4*)p = make_uint4(words[0], words[1], words[2], words[3]);
 }
 __device__ inline void store8_wide(f32* p, const f32 (&v)[8]) {
@@ -142,12 +159,44 @@ __device__ inline u32 order(f32 v) {
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-struct Running { f32 max, sum; };
+const u32 HELD = 4;  // pieces of eight columns that a thread keeps
+
+__device__ inline f32 block_max(f32 v) {
+    return block_fold(v, [](f32 a, f32 b) { return fmaxf(a, b); });
+}
+__device__ inline f32 inverse(f32 max, f32 sum) { return fabsf(max) < infinity() ? 1.0f / sum : not_a_number(); }
 
 // exp(x - max) that counts x = max = -inf as 1, which a larger maximum scales to 0 later.
 __device__ inline f32 relative(f32 x, f32 max) { return x == max ? 1.0f : expf(x - max); }
 
-__device__ inline Running row_sum(const scalar* x, u64 cols, bool wide) {
+__device__ inline void held_in_registers(const scalar* x, scalar* out, u32 cols) {
+    Eight<scalar> held[HELD];
+    f32 v[HELD][8], max = -infinity(), sum = 0.0f;
+    u32 first = threadIdx.x * 8, step = blockDim.x * 8;
+#pragma unroll
+    for (u32 i = 0; i < HELD; i++)
+        if (first + i * step < cols) held[i] = *(const Eight<scalar>*)(x + first + i * step);
+#pragma unroll
+    for (u32 i = 0; i < HELD; i++)
+        if (first + i * step < cols) {
+            unpack(held[i], v[i]);
+            for (u32 e = 0; e < 8; e++) max = fmaxf(max, v[i][e]);
+        }
+    max = block_max(max);
+#pragma unroll
+    for (u32 i = 0; i < HELD; i++)
+        if (first + i * step < cols)
+            for (u32 e = 0; e < 8; e++) sum += v[i][e] = expf(v[i][e] - max);
+    f32 share = inverse(max, block_sum(sum));
+#pragma unroll
+    for (u32 i = 0; i < HELD; i++)
+        if (first + i * step < cols) {
+            for (u32 e = 0; e < 8; e++) v[i][e] *= share;
+            store8_wide(out + first + i * step, v[i]);
+        }
+}
+
+__device__ inline void read_twice(const scalar* x, scalar* out, u64 cols, bool wide) {
     f32 v[8], max = -infinity(), sum = 0.0f;
     for (u64 c = threadIdx.x * 8; c < cols; c += blockDim.x * 8) {
         load8(x + c, cols - c, wide, v);
@@ -156,8 +205,12 @@ __device__ inline Running row_sum(const scalar* x, u64 cols, bool wide) {
         sum *= relative(before, max);
         for (u32 i = 0; i < 8; i++) sum += c + i < cols ? relative(v[i], max) : 0.0f;
     }
-    f32 all = block_fold(max, [](f32 a, f32 b) { return fmaxf(a, b); });
-    return Running{all, block_sum(sum * relative(max, all))};
+    f32 all = block_max(max), share = inverse(all, block_sum(sum * relative(max, all)));
+    for (u64 c = threadIdx.x * 8; c < cols; c += blockDim.x * 8) {
+        load8(x + c, cols - c, wide, v);
+        for (u32 i = 0; i < 8; i++) v[i] = expf(v[i] - all) * share;
+        store8(out + c, cols - c, wide, v);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -166,12 +219,7 @@ softmax(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, u64 rows, u6
     for (u64 row = blockIdx.x; row < rows; row += gridDim.x) {
         const scalar* from = x + row * x_stride;
         scalar* to = out + row * out_stride;
-        Running all = row_sum(from, cols, wide);
-        f32 v[8], share = fabsf(all.max) < infinity() ? 1.0f / all.sum : not_a_number();
-        for (u64 c = threadIdx.x * 8; c < cols; c += blockDim.x * 8) {
-            load8(from + c, cols - c, wide, v);
-            for (u32 i = 0; i < 8; i++) v[i] = expf(v[i] - all.max) * share;
-            store8(to + c, cols - c, wide, v);
-        }
+        if (wide && cols % 8 == 0 && cols <= HELD * blockDim.x * 8) held_in_registers(from, to, cols);
+        else read_twice(from, to, cols, wide);
     }
 }

@@ -1,10 +1,12 @@
-// weighted_sum_rows: out[i, c] = sum_j weights[i, j] * rows[j, c]
+// weighted_sum_rows: out[i, h * cols + c] = sum_j weights[i * heads + h, j] * rows[j, h / group * cols + c]
 //
-// shape   weights: [m, n]   rows: [n, cols]   out: [m, cols]   rows by stride
-// launch  grid = m / 4 times cols / 256, or less: blocks stride; block = 256
+// shape   weights: [m * heads, n]   rows: [n, n_kv_heads * cols]   out: [m, heads * cols]   heads = n_kv_heads * group
+//         partials: 512 per split of every tile (weighted.cuh)   counters: one per tile, 0
+// launch  grid = ceil(m * group / 8) * n_kv_heads * ceil(cols / 64) * splits, or less if splits = 1: blocks stride; block = 256
 // needs   out apart from weights and rows
-// how     threads own columns and divide the rows (columns.cuh); sums in f32
-// cost    moves n * cols elements of rows for every four rows of weights, and weights and out
+// how     a block takes 8 outputs by 64 columns by a split of the rows; eight lanes own eight columns each, 32 groups of
+//         them divide the rows; all meet in a fixed order, splits in the block that comes last. Sums in f32
+// cost    moves n * n_kv_heads * cols elements of rows for up to eight outputs that share them, and weights and out
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
 //
@@ -43,28 +45,34 @@ __device__ inline void store(bf16* p, f32 v) {
     p->bits = v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+// Writes v, or adds it to what is there.
+template <class E> __device__ inline void put(E* p, f32 v, u32 accumulate) { store(p, accumulate ? to_f32(*p) + v : v); }
+
 // Whether each of `rows` rows begins at a multiple of 16 bytes.
 template <class E> __device__ inline bool aligned(const E* p, u64 stride, u64 rows) {
     return ((u64)p | (rows > 1 ? stride * sizeof(E) : 0)) % 16 == 0;
 }
 
-__device__ inline void unpack(uint4 v, f32 (&out)[8], bf16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+// Eight elements as they lie in memory.
+template <class E> struct Eight { uint4 words; };
+template <> struct Eight<f32> { float4 low, high; };
+
+__device__ inline void unpack(Eight<bf16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 4; i++) {
         out[2 * i] = __uint_as_float(words[i] << 16);
         out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
-__device__ inline void unpack(uint4 v, f32 (&out)[8], f16) {
-    u32 words[4] = {v.x, v.y, v.z, v.w};
+__device__ inline void unpack(Eight<f16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
     for (u32 i = 0; i < 8; i++) out[i] = to_f32(f16{(u16)(words[i / 2] >> i % 2 * 16)});
 }
-template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const uint4*)p, out, E()); }
-__device__ inline void load8_wide(const f32* p, f32 (&out)[8]) {
-    float4 a = ((const float4*)p)[0], b = ((const float4*)p)[1];
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+__device__ inline void unpack(Eight<f32> v, f32 (&out)[8]) {
+    out[0] = v.low.x, out[1] = v.low.y, out[2] = v.low.z, out[3] = v.low.w;
+    out[4] = v.high.x, out[5] = v.high.y, out[6] = v.high.z, out[7] = v.high.w;
 }
+template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const Eight<E>*)p, out); }
 
 // Elements p[0 .. min(left, 8)], the rest 0; `wide` promises that p is aligned to 16 bytes.
 template <class E> __device__ inline void load8(const E* p, u64 left, bool wide, f32 (&out)[8]) {
@@ -73,13 +81,23 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// Two neighbours as one word.
+template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
+    E a, b;
+    store(&a, low), store(&b, high);
+    return a.bits | (u32)b.bits << 16;
+}
+#if __CUDA_ARCH__ >= 800
+__device__ inline u32 pair(f32 low, f32 high, bf16) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
+
 template <class E> __device__ inline void store8_wide(E* p, const f32 (&v)[8]) {
     u32 words[4];
-    for (u32 i = 0; i < 4; i++) {
-        E low, high;
-        store(&low, v[2 * i]), store(&high, v[2 * i + 1]);
-        words[i] = low.bits | (u32)high.bits << 16;
-    }
+    for (u32 i = 0; i < 4; i++) words[i] = pair(v[2 * i], v[2 * i + 1], E());
     *(uint4*)p = make_uint4(words[0], words[1], words[2], words[3]);
 }
 __device__ inline void store8_wide(f32* p, const f32 (&v)[8]) {
@@ -140,50 +158,128 @@ __device__ inline u32 order(f32 v) {
     u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
-// Products with a matrix whose rows are summed: what matmul_vec and weighted_sum_rows share. Needs common.cuh.
+// Blocks that share an output: each leaves its part in memory, and the last to arrive puts them together in a fixed order.
+// Needs common.cuh.
 
-// finish(i, j, sum_c x[i, c] * w[c, j]) for every i < m and j < n, spread over the whole grid. A block takes four rows of x
-// and up to 256 columns of w, eight per thread; what is left of its threads divides the rows of w, whose sums meet in
-// shared memory in a fixed order.
-template <class F>
-__device__ inline void columns(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, F finish) {
-    const u32 M = 4;
-    __shared__ f32 parts[256][8];
-    u32 lanes = lanes_for((n + 7) / 8, 32), groups = blockDim.x / lanes;
-    u32 lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
-    u64 across = ((n + 7) / 8 + lanes - 1) / lanes, down = (m + M - 1) / M;
-    bool wide = aligned(w, w_stride, k);
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 first = tile / across * M, j = (tile % across * lanes + lane) * 8;
-        f32 sums[M][8] = {}, row[8];
-        for (u64 c = group; c < k && j < n; c += groups) {
-            load8(w + c * w_stride + j, n - j, wide, row);
+// Whether this block is the last of `parts`, whose writes it then sees. The counter starts and ends at 0. Called by all
+// threads of the block.
+__device__ inline bool last_of(u32* counter, u32 parts) {
+    __shared__ u32 arrived;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        arrived = atomicAdd(counter, 1) + 1;
+        if (arrived == parts) *counter = 0;
+    }
+    __syncthreads();
+    bool last = arrived == parts;
+    if (last) __threadfence();
+    return last;
+}
+
+// Sum of p[i * step] for i < n, in order, sixteen on their way at a time.
+__device__ inline f32 sum_of(const f32* p, u64 step, u32 n) {
+    f32 sum = 0.0f, held[16];
+    for (u32 first = 0; first < n; first += 16) {
 #pragma unroll
-            for (u32 i = 0; i < M; i++) {
-                f32 factor = to_f32(x[min(first + i, m - 1) * x_stride + c]);
+        for (u32 i = 0; i < 16; i++) held[i] = first + i < n ? __ldcg(p + (first + i) * step) : 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) sum += held[i];
+    }
+    return sum;
+}
+// What both kernels of weighted_sum_rows share: how the work is divided, and how its parts meet. Needs common.cuh and
+// merge.cuh.
+//
+// A piece of work is up to 8 outputs (rows of weights that share a head of `rows`) by 64 columns by a part of the rows.
+
+const u32 OUTPUTS = 8, COLUMNS = 64;
+
+struct Shape {
+    u64 m, n;
+    u32 n_kv_heads, group, cols, splits;
+
+    __device__ u64 tiles() const { return (m * group + OUTPUTS - 1) / OUTPUTS * n_kv_heads * across(); }
+    __device__ u32 across() const { return (cols + COLUMNS - 1) / COLUMNS; }
+};
+
+struct Work {
+    u64 tile, first, last, output;  // rows first .. last; output: of those that share a head
+    u32 kv_head, column, split;
+
+    __device__ Work(u64 index, const Shape& s) {
+        u64 each = ((s.n + s.splits - 1) / s.splits + 31) / 32 * 32;
+        tile = index % s.tiles(), split = index / s.tiles();
+        column = tile % s.across() * COLUMNS, kv_head = tile / s.across() % s.n_kv_heads;
+        output = tile / s.across() / s.n_kv_heads * OUTPUTS;
+        first = min(split * each, s.n), last = min(first + each, s.n);
+    }
+    // The row of weights, and where in `out` output i begins.
+    __device__ u64 weights_row(const Shape& s, u32 i) const {
+        u64 pair = output + i;
+        return (pair / s.group * s.n_kv_heads + kv_head) * s.group + pair % s.group;
+    }
+    __device__ u64 out_row(const Shape& s, u32 i) const { return (output + i) / s.group; }
+    __device__ u64 out_column(const Shape& s, u32 i) const {
+        return (kv_head * s.group + (output + i) % s.group) * (u64)s.cols + column;
+    }
+};
+
+// Adds up what the eight warps found, and what the splits found, and writes the result.
+__device__ inline void meet(f32 (*found)[OUTPUTS][COLUMNS], const Work& work, const Shape& s, scalar* out,
+                            u64 out_stride, f32* partials, u32* counters) {
+    __syncthreads();
+    const u32 all = OUTPUTS * COLUMNS;
+    f32 sums[all / 256];
+    for (u32 e = 0; e < all / 256; e++) {
+        u32 at = threadIdx.x + e * 256;
+        sums[e] = 0.0f;
+        for (u32 warp = 0; warp < 8; warp++) sums[e] += (&found[warp][0][0])[at];
+        if (s.splits > 1) partials[(work.tile * s.splits + work.split) * all + at] = sums[e];
+    }
+    bool mine = s.splits == 1 || last_of(counters + work.tile, s.splits);
+    for (u32 e = 0; e < all / 256 && mine; e++) {
+        u32 at = threadIdx.x + e * 256, i = at / COLUMNS, c = at % COLUMNS;
+        if (s.splits > 1) sums[e] = sum_of(partials + work.tile * s.splits * all + at, all, s.splits);
+        if (work.output + i < s.m * s.group && work.column + c < s.cols)
+            store(out + work.out_row(s, i) * out_stride + work.out_column(s, i) + c, sums[e]);
+    }
+    __syncthreads();
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+weighted_sum_rows(scalar* out, u64 out_stride, const scalar* weights, u64 weights_stride, const weight* rows,
+                  u64 rows_stride, u64 m, u64 n, u32 n_kv_heads, u32 group, u32 cols, u32 splits, f32* partials,
+                  u32* counters) {
+    __shared__ f32 found[8][OUTPUTS][COLUMNS];
+    Shape shape = {m, n, n_kv_heads, group, cols, splits};
+    u32 warp = threadIdx.x / 32, lane = threadIdx.x % 8 * 8;
+    bool wide = cols % 8 == 0 && aligned(rows, rows_stride, n);
+    for (u64 index = blockIdx.x; index < shape.tiles() * splits; index += gridDim.x) {
+        Work work(index, shape);
+        u32 column = work.column + lane, left = column < cols ? cols - column : 0;
+        f32 sums[OUTPUTS][8] = {}, row[8];
+        const scalar* of[OUTPUTS];
+#pragma unroll
+        for (u32 i = 0; i < OUTPUTS; i++)
+            of[i] = weights + work.weights_row(shape, work.output + i < m * group ? i : 0) * weights_stride;
+        for (u64 j = work.first + threadIdx.x / 8; j < work.last; j += 32) {
+            load8(rows + j * rows_stride + (u64)work.kv_head * cols + column, left, wide, row);
+#pragma unroll
+            for (u32 i = 0; i < OUTPUTS; i++) {
+                f32 factor = to_f32(of[i][j]);
 #pragma unroll
                 for (u32 e = 0; e < 8; e++) sums[i][e] += factor * row[e];
             }
         }
 #pragma unroll
-        for (u32 i = 0; i < M; i++) {
-            __syncthreads();
+        for (u32 i = 0; i < OUTPUTS; i++)
 #pragma unroll
-            for (u32 e = 0; e < 8; e++) parts[threadIdx.x][e] = sums[i][e];
-            __syncthreads();
-            for (u32 e = threadIdx.x; e < lanes * 8; e += blockDim.x) {
-                f32 sum = 0.0f;
-                for (u32 g = 0; g < groups; g++) sum += parts[g * lanes + e / 8][e % 8];
-                u64 column = tile % across * lanes * 8 + e;
-                if (first + i < m && column < n) finish(first + i, column, sum);
+            for (u32 e = 0; e < 8; e++) {
+                f32 sum = sums[i][e] + __shfl_xor_sync(0xffffffffu, sums[i][e], 8);
+                sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+                if (threadIdx.x % 32 < 8) found[warp][i][lane + e] = sum;
             }
-        }
+        meet(found, work, shape, out, out_stride, partials, counters);
     }
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-weighted_sum_rows(scalar* out, u64 out_stride, const scalar* weights, u64 weights_stride, const weight* rows,
-                  u64 rows_stride, u64 m, u64 n, u64 cols) {
-    columns(weights, weights_stride, m, rows, rows_stride, cols, n,
-            [=](u64 i, u64 c, f32 sum) { store(out + i * out_stride + c, sum); });
 }

@@ -13,9 +13,13 @@ use crate::blas::Blas;
 use crate::builder::CudaBackendBuilder;
 use crate::device::{self, Device, DeviceMemory, Event};
 use crate::functions::{self, Functions};
-use crate::launch::Launch;
+use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, PoolStats};
-use crate::{CudaTensor, ops};
+use crate::tensor::Written;
+use crate::{CudaTensor, heads, ops, products};
+
+/// Outputs that blocks may share in one launch.
+pub(crate) const COUNTERS: usize = 1 << 14;
 
 /// Runs operations on an NVIDIA GPU. A clone is the same backend.
 #[derive(Clone)]
@@ -29,7 +33,9 @@ pub(crate) struct Inner {
     pub(crate) functions: Functions,
     pub(crate) pool: Pool<DeviceMemory>,
     pub(crate) device: Arc<Device>,
-    scratch: Mutex<Option<Arc<Block<DeviceMemory>>>>,
+    /// The last is the largest.
+    scratch: Mutex<Vec<Arc<Block<DeviceMemory>>>>,
+    counters: Block<DeviceMemory>,
     pub(crate) blas: Blas,
     launches: AtomicU64,
     allocations: AtomicU64,
@@ -74,10 +80,14 @@ impl CudaBackend {
     pub(crate) fn from_builder(options: CudaBackendBuilder) -> Result<Self> {
         let source = options.source()?;
         let device = Device::open(options.device, options.kernel_target)?;
+        let pool = Pool::new(DeviceMemory(device.clone()), options.poison);
+        let counters = pool.allocate(COUNTERS * size_of::<u32>())?;
+        device.clear(counters.address(), counters.bytes() as usize)?;
         let inner = Inner {
             id: DeviceId::unique("cuda", options.device),
             functions: Functions::new(source),
-            pool: Pool::new(DeviceMemory(device.clone()), options.poison),
+            pool,
+            counters,
             device,
             blas: Blas::new(options.blas),
             options,
@@ -96,7 +106,7 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Unavailable`] for a kernel that the driver or the card does not take.
     pub fn preload(&self, scalar: DType, weight: DType) -> Result<usize> {
-        let keys = functions::keys(scalar, weight);
+        let keys = functions::keys(scalar, weight, self.inner.device.capability);
         self.inner.functions.preload(&self.inner.device, &keys)?;
         Ok(keys.len())
     }
@@ -114,20 +124,39 @@ impl CudaBackend {
         device.bind()?;
         let function = inner.functions.get(device, (kernel, scalar, weight))?;
         self.count_launch();
-        Ok(Launch { device, function: function.0, stream: device.stream, grid })
+        Ok(Launch {
+            device,
+            function: function.handle,
+            stream: device.stream,
+            grid,
+            cluster: 1,
+            shared: None,
+            awaits: function.awaits,
+            overlaps: false,
+        })
     }
 
     pub(crate) fn count_launch(&self) {
         self.inner.launches.fetch_add(1, Relaxed);
     }
 
-    /// Memory for the intermediate values of one launch, kept for the next: the stream runs one after the other.
+    /// Memory for the intermediate values of one launch, kept for the next: the stream runs one after the other. What was
+    /// given once stays, since a captured step may use it.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Block<DeviceMemory>>> {
         let mut scratch = self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*scratch {
+        match scratch.last() {
             Some(block) if block.bytes() as usize >= bytes => Ok(block.clone()),
-            _ => Ok(scratch.insert(Arc::new(self.inner.pool.allocate(bytes)?)).clone()),
+            _ => {
+                let block = Arc::new(self.inner.pool.allocate(bytes.next_power_of_two())?);
+                scratch.push(block.clone());
+                Ok(block)
+            }
         }
+    }
+
+    /// [`COUNTERS`] numbers, all 0 between launches: blocks that share an output count themselves.
+    pub(crate) fn arrivals(&self) -> Out<'_, u32> {
+        Out::new(self.inner.counters.address(), COUNTERS)
     }
 
     /// What the memory pool holds and did.
@@ -202,6 +231,10 @@ impl KernelBackend for CudaBackend {
         }
         DeviceInfo { id: self.inner.id, name: d.name.clone(), features, total_memory: Some(d.total_memory) }
     }
+    /// That of the weights; f32 only keeps what the contract says is always f32.
+    fn activation_dtype(&self, weights: DType) -> DType {
+        if weights.is_float() { weights } else { DType::F32 }
+    }
     fn counters(&self) -> Counters {
         let i = &self.inner;
         Counters {
@@ -227,7 +260,8 @@ impl KernelBackend for CudaBackend {
         self.inner.device.alive()?;
         let block = Arc::new(self.inner.pool.allocate(tensor_bytes(shape, dtype)?)?);
         self.inner.allocations.fetch_add(1, Relaxed);
-        Ok(CudaTensor { block, shape: shape.to_vec(), dtype, device: self.inner.id })
+        let (shape, device, written) = (shape.to_vec(), self.inner.id, Written::default());
+        Ok(CudaTensor { block, shape, dtype, device, written })
     }
     fn upload(&self, shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<CudaTensor> {
         let tensor = self.alloc(shape, dtype)?;
@@ -260,7 +294,7 @@ impl KernelBackend for CudaBackend {
         body(self, Some(first))
     }
     fn matmul_into(&self, op: Checked<Matmul<'_, CudaTensor>>) -> Result<()> {
-        ops::matmul(self, op.on(self.inner.id)?)
+        products::matmul(self, op.on(self.inner.id)?)
     }
     fn rmsnorm_into(&self, op: Checked<RmsNorm<'_, CudaTensor>>) -> Result<()> {
         ops::rmsnorm(self, op.on(self.inner.id)?)
@@ -278,10 +312,10 @@ impl KernelBackend for CudaBackend {
         &self,
         op: Checked<ComputeAttentionScores<'_, CudaTensor>>,
     ) -> Result<()> {
-        ops::compute_attention_scores(self, op.on(self.inner.id)?)
+        heads::compute_attention_scores(self, op.on(self.inner.id)?)
     }
     fn weighted_sum_rows_into(&self, op: Checked<WeightedSumRows<'_, CudaTensor>>) -> Result<()> {
-        ops::weighted_sum_rows(self, op.on(self.inner.id)?)
+        heads::weighted_sum_rows(self, op.on(self.inner.id)?)
     }
     fn add_into(&self, op: Checked<Add<'_, CudaTensor>>) -> Result<()> {
         ops::add(self, op.on(self.inner.id)?)
@@ -302,6 +336,6 @@ impl KernelBackend for CudaBackend {
         ops::sample(self, op.on(self.inner.id)?)
     }
     fn attention(&self, op: Checked<Attention<'_, CudaTensor>>) -> Result<()> {
-        ops::attention(self, op.on(self.inner.id)?)
+        heads::attention(self, op.on(self.inner.id)?)
     }
 }

@@ -10,7 +10,7 @@ use backend_api::{DType, Error, Result};
 
 use crate::KernelSource;
 use crate::device::{Device, Function, Kernel};
-use crate::kernels::{archive, signatures};
+use crate::kernels::{self, archive, signatures};
 use crate::launch::Signature;
 
 /// Kernel, type of activations, type of weights.
@@ -46,7 +46,8 @@ impl Functions {
         if let Some(function) = self.lock().get(&key) {
             return Ok(*function);
         }
-        let function = device.function(self.kernel(device, key)?)?;
+        let mut function = device.function(self.kernel(device, key)?, kernels::shared(key.0))?;
+        function.awaits = kernels::awaits(key.0, device.capability);
         self.lock().insert(key, function);
         Ok(function)
     }
@@ -62,7 +63,7 @@ impl Functions {
             return Ok(kernel);
         }
         let kernel = device.load(key.0, image(self.source, key, device)?)?;
-        check(key.0, |count| device.parameters(device.function(kernel)?, count))?;
+        check(key.0, |count| device.parameters(device.function(kernel, 0)?, count))?;
         Ok(*place.insert(kernel))
     }
 
@@ -85,11 +86,13 @@ impl Functions {
     }
 }
 
-/// Every kernel that is compiled for activations and weights of these types.
-pub(crate) fn keys(scalar: DType, weight: DType) -> Vec<Key> {
+/// Every kernel that is compiled for activations and weights of these types and for such a card.
+pub(crate) fn keys(scalar: DType, weight: DType, capability: (u32, u32)) -> Vec<Key> {
     let (both, one) = (format!("{scalar}-{weight}"), scalar.to_string());
     let of_types = |types: &str| types.split(' ').any(|t| t == both || t == one);
-    signatures().iter().filter(|s| of_types(s.types)).map(|s| (s.name, scalar, weight)).collect()
+    let runs = |name| archive::target(name, scalar, weight, capability).is_ok();
+    let fit = signatures().into_iter().filter(|s| of_types(s.types) && runs(s.name));
+    fit.map(|s| (s.name, scalar, weight)).collect()
 }
 
 /// What the driver is given.
@@ -160,12 +163,12 @@ mod tests {
 
     #[test]
     fn keys_are_the_kernels_of_the_types() {
-        let names = |scalar, weight| keys(scalar, weight).iter().map(|k| k.0).collect::<Vec<_>>();
+        let names = |scalar, weight| keys(scalar, weight, (9, 0)).iter().map(|k| k.0).collect::<Vec<_>>();
         let bf16 = names(DType::BF16, DType::BF16);
         assert!(["add", "matmul", "sample", "attention"].iter().all(|name| bf16.contains(name)), "{bf16:?}");
         assert!(names(DType::F32, DType::BF16).contains(&"matmul"));
         assert!(!names(DType::BF16, DType::F32).contains(&"matmul"));
-        for (kernel, scalar, weight) in keys(DType::F16, DType::F16) {
+        for (kernel, scalar, weight) in keys(DType::F16, DType::F16, (5, 0)) {
             assert!(archive::ptx(kernel, scalar, weight, (5, 0)).is_ok(), "{kernel}");
         }
     }

@@ -1,56 +1,235 @@
-//! Products of several heads: a launch per row and key/value head.
+//! Operations on grouped query heads: scores, weighted sums, attention.
+#![expect(unsafe_code, reason = "launches")]
 
-use std::ops::Range;
+use backend_api::ops::{self, Attention, ComputeAttentionScores, WeightedSumRows};
+use backend_api::{DType, Mat, Op, Result};
 
-use backend_api::ops::{ComputeAttentionScores, WeightedSumRows};
-use backend_api::{Heads, Result};
-
-use crate::ops::{scores_of_head, sum_of_head};
+use crate::backend::COUNTERS;
+use crate::kernels::{
+    attention, attention_mma, compute_attention_scores as scores, compute_attention_scores_mma as scores_mma,
+    weighted_sum_rows as sums, weighted_sum_rows_mma as sums_mma,
+};
+use crate::launch::Out;
+use crate::ops::{dtype, launched, scalar, weight};
+use crate::tensor::{aligned, is_settled, read, write};
 use crate::{CudaBackend, CudaTensor};
 
-pub(crate) fn compute_attention_scores(
-    b: &CudaBackend,
-    op: ComputeAttentionScores<'_, CudaTensor>,
-) -> Result<()> {
+type B = CudaBackend;
+type T = CudaTensor;
+
+/// Whether tensor cores take these operands, each of rows of heads of `dim` columns.
+fn on_tensor_cores(b: &B, dim: usize, scalar: DType, weight: DType, operands: &[&Mat<'_, T>]) -> bool {
+    let halves = scalar == weight && matches!(scalar, DType::F16 | DType::BF16);
+    halves && dim % 8 == 0 && b.inner.device.capability >= (8, 0) && operands.iter().all(|m| aligned(m))
+}
+
+pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>) -> Result<()> {
+    const OP: &str = ComputeAttentionScores::<T>::NAME;
     let ComputeAttentionScores { q, k, heads, scale, mut out } = op;
-    if heads.n_heads == 1 {
-        return scores_of_head(b, q, k, scale, out);
+    let scalar = scalar(OP, &[("q", dtype(&q)), ("out", out.operand().dtype)])?;
+    let weight = weight(OP, "k", scalar, dtype(&k))?;
+    let (rows, keys, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, heads.head_dim as u64);
+    let (n_kv_heads, group, dim) = (heads.n_kv_heads as u32, heads.group() as u32, heads.head_dim as u32);
+    let mma = dim > 0 && on_tensor_cores(b, heads.head_dim, scalar, weight, &[&q, &k]);
+    let settled = is_settled(&k, &b.inner.device.clock);
+    let ((q, q_stride), (k, k_stride), (out, out_stride)) = (read(&q), read(&k), write(&mut out));
+    if mma {
+        let grid = scores_mma::grid(rows, keys, n_kv_heads.into());
+        let launch = b.launch("compute_attention_scores_mma", scalar, weight, grid)?.overlapping(settled);
+        let args = scores_mma::Args {
+            out,
+            out_stride,
+            q,
+            q_stride,
+            k,
+            k_stride,
+            rows,
+            keys,
+            n_kv_heads,
+            group,
+            head_dim: dim,
+            scale,
+        };
+        // SAFETY: the operands are windows of tensors of these types, checked to have this extent and to be aligned; only
+        // settled keys are read early.
+        return launched(OP, unsafe { args.launch(launch) });
     }
-    each_group(heads, q.n_rows(), |row, group| {
-        let q = q.sub(row..row + 1, group.of_q)?.reshaped(heads.group(), heads.head_dim)?;
-        scores_of_head(b, q, k.cols(group.of_kv)?, scale, out.by_ref().rows(group.rows)?)
-    })
+    // Blocks divide the keys of one pass: a row's group, or all rows of a single head.
+    let of_pass = if heads.n_heads == 1 { rows } else { rows.min(1) * u64::from(group) };
+    let launch = b.launch(OP, scalar, weight, scores::grid(of_pass, keys, head_dim))?;
+    let args = scores::Args {
+        out,
+        out_stride,
+        q,
+        q_stride,
+        k,
+        k_stride,
+        rows,
+        keys,
+        n_kv_heads,
+        group,
+        head_dim: dim,
+        scale,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched(OP, unsafe { args.launch(launch) })
 }
 
-pub(crate) fn weighted_sum_rows(b: &CudaBackend, op: WeightedSumRows<'_, CudaTensor>) -> Result<()> {
+pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()> {
+    const OP: &str = WeightedSumRows::<T>::NAME;
     let WeightedSumRows { weights, rows, heads, mut out } = op;
-    if heads.n_heads == 1 {
-        return sum_of_head(b, weights, rows, out);
+    let scalar = scalar(OP, &[("weights", dtype(&weights)), ("out", out.operand().dtype)])?;
+    let weight = weight(OP, "rows", scalar, dtype(&rows))?;
+    let (m, n, cols) = (out.n_rows() as u64, weights.n_cols() as u64, heads.head_dim as u32);
+    let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
+    let multiprocessors = b.inner.device.multiprocessors;
+    let division =
+        sums::Division::new(m, n, n_kv_heads.into(), group.into(), cols.into(), multiprocessors);
+    let mma = n <= u32::MAX.into() && on_tensor_cores(b, heads.head_dim, scalar, weight, &[&rows]);
+    let settled = is_settled(&rows, &b.inner.device.clock);
+    let scratch = b.scratch(division.partials() * size_of::<f32>())?;
+    let partials = Out::new(scratch.address(), division.partials());
+    let ((weights, weights_stride), (rows, rows_stride)) = (read(&weights), read(&rows));
+    let (out, out_stride) = write(&mut out);
+    let (splits, counters) = (division.splits, b.arrivals());
+    if mma {
+        let launch = b.launch("weighted_sum_rows_mma", scalar, weight, division.grid())?.overlapping(settled);
+        let args = sums_mma::Args {
+            out,
+            out_stride,
+            weights,
+            weights_stride,
+            rows,
+            rows_stride,
+            m,
+            n,
+            n_kv_heads,
+            group,
+            cols,
+            splits,
+            partials,
+            counters,
+        };
+        // SAFETY: the operands are windows of tensors of these types, checked to have this extent and to be aligned; only
+        // settled rows are read early. Where there are splits, tiles are fewer than counters, and the stream lets
+        // one launch at a time use scratch and counters.
+        return launched(OP, unsafe { args.launch(launch) });
     }
-    each_group(heads, out.n_rows(), |row, group| {
-        let out = out.by_ref().sub(row..row + 1, group.of_q)?.reshaped(heads.group(), heads.head_dim)?;
-        sum_of_head(b, weights.rows(group.rows)?, rows.cols(group.of_kv)?, out)
-    })
+    let launch = b.launch(OP, scalar, weight, division.grid())?;
+    let args = sums::Args {
+        out,
+        out_stride,
+        weights,
+        weights_stride,
+        rows,
+        rows_stride,
+        m,
+        n,
+        n_kv_heads,
+        group,
+        cols,
+        splits,
+        partials,
+        counters,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; scratch and counters as
+    // above.
+    launched(OP, unsafe { args.launch(launch) })
 }
 
-/// Where a row's heads that share a key/value head lie.
-struct Group {
-    /// Columns among the query heads.
-    of_q: Range<usize>,
-    /// Columns among the key/value heads.
-    of_kv: Range<usize>,
-    /// Rows where heads are rows.
-    rows: Range<usize>,
+pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
+    if op.heads.head_dim > attention::MOST_HEAD_DIM {
+        return ops::attention::compose(b, op);
+    }
+    let scalar = scalar("attention", &[("q", dtype(&op.q)), ("out", op.out.operand().dtype)])?;
+    let stored = self::scalar("attention", &[("k", dtype(&op.k)), ("v", dtype(&op.v))])?;
+    let weight = weight("attention", "k", scalar, stored)?;
+    match split(b, &op, scalar, weight) {
+        Some((division, grid)) => split_keys(b, op, (scalar, weight), division, grid),
+        None => whole_rows(b, op, (scalar, weight)),
+    }
 }
 
-fn each_group(heads: Heads, rows: usize, mut f: impl FnMut(usize, Group) -> Result<()>) -> Result<()> {
-    let (group, dim) = (heads.group(), heads.head_dim);
-    for row in 0..rows {
-        for kv in 0..heads.n_kv_heads {
-            let first = row * heads.n_heads + kv * group;
-            let of_q = kv * group * dim..(kv + 1) * group * dim;
-            f(row, Group { of_q, of_kv: kv * dim..(kv + 1) * dim, rows: first..first + group })?;
-        }
+/// How keys are split, and blocks, if tensor cores take the operation.
+fn split(b: &B, op: &Attention<'_, T>, scalar: DType, weight: DType) -> Option<(attention_mma::Division, u32)> {
+    let (heads, device) = (op.heads, &b.inner.device);
+    if heads.head_dim > attention_mma::MOST_HEAD_DIM
+        || !on_tensor_cores(b, heads.head_dim, scalar, weight, &[&op.q, &op.k, &op.v])
+    {
+        return None;
     }
-    Ok(())
+    let keys = op.window.map_or(op.k.n_rows(), |w| w.min(op.k.n_rows())) as u64;
+    let (rows, n_kv_heads, group) = (op.q.n_rows() as u64, heads.n_kv_heads as u64, heads.group() as u64);
+    let division = attention_mma::Division::new(rows, n_kv_heads, group, keys, device.multiprocessors);
+    let counted = division.splits == 1 || division.tiles <= COUNTERS as u64;
+    Some((division, division.grid()?)).filter(|_| counted)
+}
+
+fn split_keys(
+    b: &B,
+    op: Attention<'_, T>,
+    (scalar, weight): (DType, DType),
+    division: attention_mma::Division,
+    grid: u32,
+) -> Result<()> {
+    let Attention { q, k, v, heads, window, at, mut out, .. } = op;
+    let capacity = k.n_rows() as u64;
+    let scratch = b.scratch(division.partials() * size_of::<f32>())?;
+    let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
+    let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
+    let launch = b.launch("attention_mma", scalar, weight, grid)?.overlapping(true);
+    let args = attention_mma::Args {
+        out,
+        out_stride,
+        q,
+        q_stride,
+        k,
+        k_stride,
+        v,
+        v_stride,
+        positions,
+        capacity,
+        window: window.map_or(u64::MAX, |w| w as u64),
+        n_kv_heads: heads.n_kv_heads as u32,
+        group: heads.group() as u32,
+        head_dim: heads.head_dim as u32,
+        scale: heads.scale(),
+        partials: Out::new(scratch.address(), division.partials()),
+        counters: b.arrivals(),
+        splits: division.splits,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent and to be aligned; the kernel
+    // waits before it reads any. Where there are splits, tiles are at most as many as counters, and the stream
+    // lets one launch at a time use scratch and counters.
+    launched("attention", unsafe { args.launch(launch) })
+}
+
+fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> Result<()> {
+    let Attention { q, k, v, heads, window, at, mut out, .. } = op;
+    let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
+    let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
+    let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
+    let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
+    let grid = attention::grid(rows, n_kv_heads.into(), group.into());
+    let launch = b.launch("attention", scalar, weight, grid)?;
+    let args = attention::Args {
+        out,
+        out_stride,
+        q,
+        q_stride,
+        k,
+        k_stride,
+        v,
+        v_stride,
+        positions,
+        rows,
+        capacity,
+        window: window.map_or(u64::MAX, |w| w as u64),
+        n_kv_heads,
+        group,
+        head_dim: heads.head_dim as u32,
+        scale: heads.scale(),
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    launched("attention", unsafe { args.launch(launch) })
 }

@@ -136,6 +136,8 @@ pub struct Signature {
     pub name: &'static str,
     /// Threads of a block.
     pub block: u32,
+    /// Bytes of shared memory that a launch may give a block, beside what the kernel declares.
+    pub shared: u32,
     /// Name, type in CUDA and type in PTX of each parameter in order.
     pub params: Vec<(&'static str, String, &'static str)>,
     /// Element types it is compiled for, separated by spaces: `f32`, or `f32-bf16` for scalar and weight.
@@ -155,9 +157,24 @@ pub struct Launch<'d> {
     pub(crate) stream: sys::CUstream,
     /// Blocks; none launches nothing.
     pub(crate) grid: u32,
+    /// Neighbouring blocks that run at the same time and see each other's shared memory: 1, or what `grid` is a multiple of
+    /// on compute capability 9.0 and newer.
+    pub(crate) cluster: u32,
+    /// Bytes of shared memory per block; what the kernel's declaration states unless set.
+    pub(crate) shared: Option<u32>,
+    /// Whether the loaded variant waits for its predecessor itself.
+    pub(crate) awaits: bool,
+    /// Whether it may start while its predecessor still runs.
+    pub(crate) overlaps: bool,
 }
 
 impl Launch<'_> {
+    /// Lets the kernel start while its predecessor still runs, if the loaded variant waits for it and what it reads
+    /// before that is `settled`: written by no kernel that may still run.
+    pub(crate) fn overlapping(self, settled: bool) -> Self {
+        Self { overlaps: self.awaits && settled, ..self }
+    }
+
     /// Queues the kernel.
     ///
     /// # Errors
@@ -167,14 +184,49 @@ impl Launch<'_> {
     /// `params` holds one address per parameter of the loaded function, each of a value of its type; function and stream
     /// are alive and of the current context; what the kernel reads and writes stays allocated until it has run.
     #[expect(unsafe_code, reason = "the only call that starts a kernel")]
-    pub(crate) unsafe fn run(self, block: u32, params: &mut [*mut c_void]) -> Result<(), DriverError> {
+    pub(crate) unsafe fn run(
+        self,
+        block: u32,
+        shared: u32,
+        params: &mut [*mut c_void],
+    ) -> Result<(), DriverError> {
         if self.grid == 0 {
             return Ok(());
         }
-        let (params, extra) = (params.as_mut_ptr(), std::ptr::null_mut());
-        // SAFETY: the caller's promise; the driver copies the values before it returns.
+        use sys::CUlaunchAttributeID as Id;
+        let cluster = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.cluster, y: 1, z: 1 };
+        let attribute = |id, value| sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        let mut attributes = [
+            attribute(
+                Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            ),
+            attribute(
+                Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                sys::CUlaunchAttributeValue { clusterDim: cluster },
+            ),
+        ];
+        let wanted = match (self.overlaps, self.cluster > 1) {
+            (true, true) => &mut attributes[..],
+            (true, false) => &mut attributes[..1],
+            (false, true) => &mut attributes[1..],
+            (false, false) => &mut attributes[..0],
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: self.grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared.unwrap_or(shared),
+            hStream: self.stream,
+            attrs: wanted.as_mut_ptr(),
+            numAttrs: wanted.len() as u32,
+        };
+        // SAFETY: the caller's promise; the driver copies configuration and values before it returns.
         unsafe {
-            driver::launch_kernel(self.function, self.grid, 1, 1, block, 1, 1, 0, self.stream, params, extra)
+            driver::launch_kernel_ex(&raw const config, self.function, params.as_mut_ptr(), std::ptr::null_mut())
         }
         .inspect_err(|e| drop(self.device.failed("a launch", *e)))
     }
@@ -186,6 +238,7 @@ macro_rules! kernel {
         $(#[$doc:meta])*
         fn $name:ident($($arg:ident: $ty:ty),* $(,)?),
         block = $block:literal,
+        $(shared = $shared:literal,)?
         types = $types:literal,
         targets = $targets:literal $(,)?
     ) => {
@@ -209,7 +262,7 @@ macro_rules! kernel {
                 let mut params = [$($crate::launch::Param::address(&self.$arg)),*];
                 // SAFETY: order and types are those of `signature`, which is proven equal to the compiled kernel's; the
                 // rest is the caller's promise.
-                unsafe { on.run($block, &mut params) }
+                unsafe { on.run($block, 0 $(+ $shared)?, &mut params) }
             }
 
             /// What Rust launches.
@@ -219,7 +272,14 @@ macro_rules! kernel {
                 }
                 let params = vec![$(of::<$ty>(stringify!($arg))),*];
                 let (types, targets) = ($types, $targets);
-                $crate::launch::Signature { name: stringify!($name), block: $block, params, types, targets }
+                $crate::launch::Signature {
+                    name: stringify!($name),
+                    block: $block,
+                    shared: 0 $(+ $shared)?,
+                    params,
+                    types,
+                    targets,
+                }
             }
         }
     };

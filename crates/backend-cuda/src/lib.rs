@@ -18,6 +18,7 @@ mod libraries;
 mod nvrtc;
 mod ops;
 mod pool;
+mod products;
 mod tensor;
 
 pub use backend::CudaBackend;

@@ -2,11 +2,9 @@
 #![expect(unsafe_code, reason = "launches")]
 
 use backend_api::ops::*;
-use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Op, Result};
+use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Result};
 
-use crate::blas::{self, By};
 use crate::device::{DriverError, failure};
-pub(crate) use crate::heads::{compute_attention_scores, weighted_sum_rows};
 use crate::kernels;
 use crate::launch::{In, Out, Scalar};
 use crate::tensor::{read, write};
@@ -15,12 +13,12 @@ use crate::{CudaBackend, CudaTensor};
 type B = CudaBackend;
 type T = CudaTensor;
 
-fn launched(op: &'static str, done: Result<(), DriverError>) -> Result<()> {
+pub(crate) fn launched(op: &'static str, done: Result<(), DriverError>) -> Result<()> {
     done.map_err(|e| failure(op, e))
 }
 
 /// The one type of several operands.
-fn scalar(op: &'static str, operands: &[(&'static str, DType)]) -> Result<DType> {
+pub(crate) fn scalar(op: &'static str, operands: &[(&'static str, DType)]) -> Result<DType> {
     let first = operands.first().map_or(DType::F32, |o| o.1);
     match operands.iter().find(|o| o.1 != first) {
         Some((operand, got)) => {
@@ -31,14 +29,14 @@ fn scalar(op: &'static str, operands: &[(&'static str, DType)]) -> Result<DType>
 }
 
 /// The type of a weight beside activations of type `scalar`: the same, or any beside f32.
-fn weight(op: &'static str, operand: &'static str, scalar: DType, got: DType) -> Result<DType> {
+pub(crate) fn weight(op: &'static str, operand: &'static str, scalar: DType, got: DType) -> Result<DType> {
     if got == scalar || scalar == DType::F32 {
         return Ok(got);
     }
     Err(Error::DType { op, operand, expected: "the type of the activations", got })
 }
 
-fn dtype(m: &Mat<'_, T>) -> DType {
+pub(crate) fn dtype(m: &Mat<'_, T>) -> DType {
     m.operand().dtype
 }
 
@@ -46,6 +44,7 @@ fn dtype(m: &Mat<'_, T>) -> DType {
 /// are the same memory, which the kernels that are launched with this allow.
 struct InOut<'a> {
     scalar: DType,
+    out_type: DType,
     x: In<'a, Scalar>,
     x_stride: u64,
     out: Out<'a, Scalar>,
@@ -54,9 +53,13 @@ struct InOut<'a> {
     cols: u64,
 }
 
-fn io<'a>(op: &'static str, io: Io<'a, T>) -> Result<InOut<'a>> {
+/// The output may also be of type `other`, where there is one.
+fn io<'a>(op: &'static str, io: Io<'a, T>, other: Option<DType>) -> Result<InOut<'a>> {
     let (a, b) = io.operands();
-    let scalar = scalar(op, &[("x", a.dtype), ("out", b.dtype)])?;
+    let (scalar, out_type) = (a.dtype, b.dtype);
+    if other != Some(out_type) {
+        self::scalar(op, &[("x", scalar), ("out", out_type)])?;
+    }
     let (rows, cols) = (a.window.rows as u64, a.window.cols as u64);
     let (x, mut out) = match io {
         Io::Into(x, out) => (Some(read(&x)), out),
@@ -64,11 +67,11 @@ fn io<'a>(op: &'static str, io: Io<'a, T>) -> Result<InOut<'a>> {
     };
     let (out, out_stride) = write::<Scalar>(&mut out);
     let (x, x_stride) = x.unwrap_or_else(|| (out.as_input(), out_stride));
-    Ok(InOut { scalar, x, x_stride, out, out_stride, rows, cols })
+    Ok(InOut { scalar, out_type, x, x_stride, out, out_stride, rows, cols })
 }
 
 pub(crate) fn softmax(b: &B, op: Softmax<'_, T>) -> Result<()> {
-    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("softmax", op.io)?;
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols, .. } = io("softmax", op.io, None)?;
     let launch = b.launch("softmax", scalar, scalar, kernels::softmax::grid(rows))?;
     let args = kernels::softmax::Args { out, out_stride, x, x_stride, rows, cols };
     // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
@@ -76,7 +79,7 @@ pub(crate) fn softmax(b: &B, op: Softmax<'_, T>) -> Result<()> {
 }
 
 pub(crate) fn silu(b: &B, op: Silu<'_, T>) -> Result<()> {
-    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("silu", op.io)?;
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols, .. } = io("silu", op.io, None)?;
     let launch = b.launch("silu", scalar, scalar, kernels::silu::grid(rows, cols))?;
     let args = kernels::silu::Args { out, out_stride, x, x_stride, rows, cols };
     // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
@@ -86,7 +89,7 @@ pub(crate) fn silu(b: &B, op: Silu<'_, T>) -> Result<()> {
 pub(crate) fn add(b: &B, op: Add<'_, T>) -> Result<()> {
     let y_type = dtype(&op.y);
     let (y, y_stride) = read(&op.y);
-    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("add", op.io)?;
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols, .. } = io("add", op.io, None)?;
     self::scalar("add", &[("x", scalar), ("y", y_type)])?;
     let launch = b.launch("add", scalar, scalar, kernels::add::grid(rows, cols))?;
     let args = kernels::add::Args { out, out_stride, x, x_stride, y, y_stride, rows, cols };
@@ -97,7 +100,7 @@ pub(crate) fn add(b: &B, op: Add<'_, T>) -> Result<()> {
 pub(crate) fn mul(b: &B, op: Mul<'_, T>) -> Result<()> {
     let y_type = dtype(&op.y);
     let (y, y_stride) = read(&op.y);
-    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("mul", op.io)?;
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols, .. } = io("mul", op.io, None)?;
     self::scalar("mul", &[("x", scalar), ("y", y_type)])?;
     let launch = b.launch("mul", scalar, scalar, kernels::mul::grid(rows, cols))?;
     let args = kernels::mul::Args { out, out_stride, x, x_stride, y, y_stride, rows, cols };
@@ -106,12 +109,13 @@ pub(crate) fn mul(b: &B, op: Mul<'_, T>) -> Result<()> {
 }
 
 pub(crate) fn rmsnorm(b: &B, op: RmsNorm<'_, T>) -> Result<()> {
-    let w_type = dtype(&op.weight);
+    let (w_type, x_type) = (dtype(&op.weight), op.io.operands().0.dtype);
+    let weight = weight("rmsnorm", "weight", x_type, w_type)?;
     let (w, _) = read(&op.weight);
-    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("rmsnorm", op.io)?;
-    let weight = weight("rmsnorm", "weight", scalar, w_type)?;
+    let InOut { scalar, out_type, x, x_stride, out, out_stride, rows, cols } = io("rmsnorm", op.io, Some(weight))?;
     let launch = b.launch("rmsnorm", scalar, weight, kernels::rmsnorm::grid(rows))?;
-    let args = kernels::rmsnorm::Args { out, out_stride, x, x_stride, w, rows, cols, eps: op.eps };
+    let narrow = u32::from(out_type != scalar);
+    let args = kernels::rmsnorm::Args { out, out_stride, x, x_stride, w, rows, cols, eps: op.eps, narrow };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
     launched("rmsnorm", unsafe { args.launch(launch) })
 }
@@ -120,7 +124,7 @@ pub(crate) fn apply_rope(b: &B, op: ApplyRope<'_, T>) -> Result<()> {
     let ((cos, cos_stride), (sin, sin_stride)) = (read(&op.cos), read(&op.sin));
     let (positions, _) = read(&op.at.positions);
     let (head_dim, table_rows) = (op.head_dim as u64, op.cos.n_rows() as u64);
-    let InOut { scalar, x, x_stride, out, out_stride, rows, cols } = io("apply_rope", op.io)?;
+    let InOut { scalar, x, x_stride, out, out_stride, rows, cols, .. } = io("apply_rope", op.io, None)?;
     let launch = b.launch("apply_rope", scalar, scalar, kernels::apply_rope::grid(rows, cols))?;
     let args = kernels::apply_rope::Args {
         out,
@@ -139,104 +143,6 @@ pub(crate) fn apply_rope(b: &B, op: ApplyRope<'_, T>) -> Result<()> {
     };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
     launched("apply_rope", unsafe { args.launch(launch) })
-}
-
-pub(crate) fn matmul(b: &B, op: Matmul<'_, T>) -> Result<()> {
-    let Matmul { x, w, mut out, accumulate, layout } = op;
-    let scalar = scalar("matmul", &[("x", dtype(&x)), ("out", out.operand().dtype)])?;
-    let weight = weight("matmul", "w", scalar, dtype(&w))?;
-    let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
-    let by = blas::matmul(b, &x, &w, &mut out, accumulate, layout)?;
-    let is_plain = layout == WeightLayout::InOut;
-    let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
-    let (plain, accumulate) = (u32::from(is_plain), u32::from(accumulate));
-    let done = if by == By::Library {
-        Ok(())
-    } else if by == By::Vector {
-        let launch = b.launch("matmul_vec", scalar, weight, kernels::matmul_vec::grid(m, n, k, is_plain))?;
-        let args = kernels::matmul_vec::Args {
-            out,
-            out_stride,
-            x,
-            x_stride,
-            w,
-            w_stride,
-            m,
-            n,
-            k,
-            plain,
-            accumulate,
-        };
-        // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
-        unsafe { args.launch(launch) }
-    } else {
-        let launch = b.launch("matmul", scalar, weight, kernels::matmul::grid(m, n))?;
-        let args =
-            kernels::matmul::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate };
-        // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
-        unsafe { args.launch(launch) }
-    };
-    launched("matmul", done)
-}
-
-/// Scores of one head.
-pub(crate) fn scores_of_head(
-    b: &B,
-    q: Mat<'_, T>,
-    k: Mat<'_, T>,
-    scale: f32,
-    mut out: MatMut<'_, T>,
-) -> Result<()> {
-    const OP: &str = ComputeAttentionScores::<T>::NAME;
-    let scalar = scalar(OP, &[("q", dtype(&q)), ("out", out.operand().dtype)])?;
-    let weight = weight(OP, "k", scalar, dtype(&k))?;
-    let (rows, keys, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, q.n_cols() as u64);
-    let ((q, q_stride), (k, k_stride), (out, out_stride)) = (read(&q), read(&k), write(&mut out));
-    let launch =
-        b.launch(OP, scalar, weight, kernels::compute_attention_scores::grid(rows, keys, head_dim))?;
-    let args = kernels::compute_attention_scores::Args {
-        out,
-        out_stride,
-        q,
-        q_stride,
-        k,
-        k_stride,
-        rows,
-        keys,
-        head_dim,
-        scale,
-    };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
-    launched(OP, unsafe { args.launch(launch) })
-}
-
-/// Sums of one head.
-pub(crate) fn sum_of_head(
-    b: &B,
-    weights: Mat<'_, T>,
-    rows: Mat<'_, T>,
-    mut out: MatMut<'_, T>,
-) -> Result<()> {
-    const OP: &str = WeightedSumRows::<T>::NAME;
-    let scalar = scalar(OP, &[("weights", dtype(&weights)), ("out", out.operand().dtype)])?;
-    let weight = weight(OP, "rows", scalar, dtype(&rows))?;
-    let (m, n, cols) = (weights.n_rows() as u64, weights.n_cols() as u64, rows.n_cols() as u64);
-    let ((weights, weights_stride), (rows, rows_stride)) = (read(&weights), read(&rows));
-    let (out, out_stride) = write(&mut out);
-    let launch = b.launch(OP, scalar, weight, kernels::weighted_sum_rows::grid(m, cols))?;
-    let args = kernels::weighted_sum_rows::Args {
-        out,
-        out_stride,
-        weights,
-        weights_stride,
-        rows,
-        rows_stride,
-        m,
-        n,
-        cols,
-    };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
-    launched(OP, unsafe { args.launch(launch) })
 }
 
 pub(crate) fn embed(b: &B, op: Embed<'_, T>) -> Result<()> {
@@ -315,42 +221,6 @@ pub(crate) fn sample(b: &B, op: Sample<'_, T>) -> Result<()> {
     launched("sample", unsafe { args.launch(launch) })
 }
 
-pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
-    if op.heads.head_dim > kernels::attention::MOST_HEAD_DIM {
-        return attention::compose(b, op);
-    }
-    let Attention { q, k, v, heads, window, at, mut out, .. } = op;
-    let scalar = scalar("attention", &[("q", dtype(&q)), ("out", out.operand().dtype)])?;
-    let stored = self::scalar("attention", &[("k", dtype(&k)), ("v", dtype(&v))])?;
-    let weight = weight("attention", "k", scalar, stored)?;
-    let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
-    let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
-    let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
-    let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
-    let grid = kernels::attention::grid(rows, n_kv_heads.into(), group.into());
-    let launch = b.launch("attention", scalar, weight, grid)?;
-    let args = kernels::attention::Args {
-        out,
-        out_stride,
-        q,
-        q_stride,
-        k,
-        k_stride,
-        v,
-        v_stride,
-        positions,
-        rows,
-        capacity,
-        window: window.map_or(u64::MAX, |w| w as u64),
-        n_kv_heads,
-        group,
-        head_dim: heads.head_dim as u32,
-        scale: heads.scale(),
-    };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
-    launched("attention", unsafe { args.launch(launch) })
-}
-
 pub(crate) fn fill_random(b: &B, dst: &mut T, seed: u64, scale: f32) -> Result<()> {
     let scalar = dst.dtype();
     if !scalar.is_float() {
@@ -366,7 +236,9 @@ pub(crate) fn fill_random(b: &B, dst: &mut T, seed: u64, scale: f32) -> Result<(
     let args = kernels::fill_random::Args { out: write(&mut all).0, n, seed, scale };
     let launch = b.launch("fill_random", scalar, scalar, kernels::fill_random::grid(n))?;
     // SAFETY: the operand is the whole of a tensor of this type.
-    launched("fill_random", unsafe { args.launch(launch) })
+    launched("fill_random", unsafe { args.launch(launch) })?;
+    dst.written.note(&b.inner.device.clock);
+    Ok(())
 }
 
 /// Bytes of the probe: more than any cache.

@@ -1,10 +1,11 @@
 //! Tensors in device memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use backend_api::{DType, DeviceId, DeviceTensor, Mat, MatMut};
 
-use crate::device::DeviceMemory;
+use crate::device::{Clock, DeviceMemory};
 use crate::launch::{In, Out};
 use crate::pool::Block;
 
@@ -15,6 +16,38 @@ pub struct CudaTensor {
     pub(crate) shape: Vec<usize>,
     pub(crate) dtype: DType,
     pub(crate) device: DeviceId,
+    pub(crate) written: Written,
+}
+
+/// When a kernel last wrote a tensor.
+#[derive(Debug, Default)]
+pub(crate) struct Written(AtomicU64);
+
+impl Written {
+    /// Not yet, or so long ago that it has certainly run.
+    const SETTLED: u64 = 0;
+    /// At a time that nobody has noted.
+    const SOME_TIME: u64 = u64::MAX;
+
+    /// A kernel that writes the tensor is about to be queued.
+    fn expect(&self) {
+        self.0.store(Self::SOME_TIME, SeqCst);
+    }
+
+    /// Every kernel that writes the tensor has been queued by now.
+    pub(crate) fn note(&self, clock: &Clock) {
+        let _ = self.0.compare_exchange(Self::SOME_TIME, clock.now(), SeqCst, SeqCst);
+    }
+
+    /// Whether every kernel that writes the tensor has certainly run.
+    fn is_settled(&self, clock: &Clock) -> bool {
+        self.note(clock);
+        let time = self.0.load(SeqCst);
+        if time != Self::SETTLED && clock.is_past(time) {
+            let _ = self.0.compare_exchange(time, Self::SETTLED, SeqCst, SeqCst);
+        }
+        time == Self::SETTLED || clock.is_past(time)
+    }
 }
 
 impl std::fmt::Debug for CudaTensor {
@@ -54,8 +87,46 @@ pub(crate) fn read<'a, E>(m: &Mat<'a, CudaTensor>) -> (In<'a, E>, u64) {
     (In::new(m.tensor().at(w.offset), w.extent()), w.stride as u64)
 }
 
+/// Whether every kernel that writes the tensor has certainly run, so that a kernel may read it before it has waited for
+/// those that still run.
+pub(crate) fn is_settled(m: &Mat<'_, CudaTensor>, clock: &Clock) -> bool {
+    m.tensor().written.is_settled(clock)
+}
+
+/// Whether each row of a window begins at a multiple of 16 bytes.
+pub(crate) fn aligned(m: &Mat<'_, CudaTensor>) -> bool {
+    let w = m.window();
+    let step = if w.rows > 1 { m.tensor().dtype.bytes(w.stride).unwrap_or(1) } else { 0 };
+    m.tensor().at(w.offset) % 16 == 0 && step % 16 == 0
+}
+
 /// A window that a kernel writes, and the step between its rows.
 pub(crate) fn write<'a, E>(m: &mut MatMut<'a, CudaTensor>) -> (Out<'a, E>, u64) {
     let w = m.window();
+    m.tensor().written.expect();
     (Out::new(m.tensor().at(w.offset), w.extent()), w.stride as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_writes_is_settled_after_a_wait_that_began_later() {
+        let (clock, written) = (Clock::default(), Written::default());
+        assert!(written.is_settled(&clock));
+        let early = clock.begin();
+        written.expect();
+        written.note(&clock);
+        clock.finish(early);
+        assert!(!written.is_settled(&clock), "that wait may have begun before the kernel was queued");
+        let late = clock.begin();
+        assert!(!written.is_settled(&clock));
+        clock.finish(late);
+        assert!(written.is_settled(&clock));
+        written.expect();
+        assert!(!written.is_settled(&clock), "nobody has noted when");
+        clock.finish(clock.begin());
+        assert!(written.is_settled(&clock));
+    }
 }

@@ -75,14 +75,30 @@ fn every_variant_unpacks_to_the_file_that_the_manifest_names() {
     assert_eq!(embedded, declared.len());
 }
 
+/// A kernel for tensor cores is named after the one that does the same everywhere.
+fn twin(name: &str) -> &str {
+    ["_mma", "_wgmma"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
+}
+
 #[test]
 fn every_kernel_has_a_portable_variant_for_each_pair_of_types_it_names() {
     for s in signatures() {
         for types in s.types.split(' ') {
             let (scalar, weight) = types.split_once('-').unwrap_or((types, types));
             let dtype = |name: &str| name.parse::<DType>().unwrap();
-            let ptx = archive::ptx(s.name, dtype(scalar), dtype(weight), (5, 0)).unwrap();
-            assert!(ptx.contains(&format!(".entry {}(", s.name)), "{} {types}", s.name);
+            let ptx = archive::ptx(twin(s.name), dtype(scalar), dtype(weight), (5, 0)).unwrap();
+            assert!(ptx.contains(&format!(".entry {}(", twin(s.name))), "{} {types}", s.name);
+        }
+    }
+}
+
+/// What is compiled for compute capability 9.0 may be launched to overlap, so it must wait itself.
+#[test]
+fn variants_for_overlap_wait_for_their_predecessor() {
+    for s in signatures().iter().filter(|s| s.targets.split(' ').any(|t| t == "compute_90")) {
+        for types in s.types.split(' ') {
+            let ptx = archive::text(&format!("{}.{types}.compute_90.ptx", s.name)).unwrap();
+            assert!(ptx.contains("griddepcontrol.wait"), "{} {types}", s.name);
         }
     }
 }

@@ -241,6 +241,15 @@ impl<B: KernelBackend> Model<B> {
         self.inner.kv_dtype
     }
 
+    /// Type of the activations between the residual stream's: what the backend likes best beside these weights, or f32
+    /// where the cache is of another type than they.
+    pub fn activation_dtype(&self) -> DType {
+        match self.kv_dtype() == self.dtype() {
+            true => self.backend().activation_dtype(self.dtype()),
+            false => DType::F32,
+        }
+    }
+
     /// Prompt tokens that are processed together.
     pub fn prefill_chunk(&self) -> usize {
         self.inner.prefill_chunk

@@ -74,7 +74,7 @@ impl<B: KernelBackend> Session<B> {
         }
         let (heads, shape) = (config.heads(), &config.shape);
         let rows = model.prefill_chunk().min(context);
-        let dtype = b.activation_dtype(model.dtype());
+        let dtype = model.activation_dtype();
         let activation = |cols: usize| b.alloc(&[rows, cols], dtype);
         let act = Activations {
             x: b.alloc(&[rows, shape.hidden_size], DType::F32)?,

@@ -158,10 +158,7 @@ functions! {
     fn func_get_param_info = "cuFuncGetParamInfo"(
         function: CUfunction, index: usize, offset: *mut usize, size: *mut usize,
     );
-    fn launch_kernel = "cuLaunchKernel"(
-        function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint,
-        block_z: c_uint, shared_bytes: c_uint, stream: CUstream, params: *mut *mut c_void, extra: *mut *mut c_void,
-    );
+    fn func_set_attribute = "cuFuncSetAttribute"(function: CUfunction, attribute: c_uint, value: c_int);
     fn launch_kernel_ex = "cuLaunchKernelEx"(
         config: *const CUlaunchConfig, function: CUfunction, params: *mut *mut c_void, extra: *mut *mut c_void,
     );

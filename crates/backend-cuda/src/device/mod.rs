@@ -1,5 +1,6 @@
 //! A GPU: its context, its one stream, and the calls of the driver on them.
 
+mod clock;
 pub(crate) mod driver;
 mod event;
 mod failure;
@@ -14,8 +15,9 @@ use std::ffi::CStr;
 use std::sync::{Arc, OnceLock};
 
 use backend_api::{Error, Result};
-use cudarc::driver::sys::{self, CUdevice_attribute};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUdevice_attribute as At};
 
+pub(crate) use self::clock::Clock;
 pub use self::driver::DriverError;
 pub use self::event::Event;
 pub(crate) use self::failure::failure;
@@ -32,6 +34,10 @@ pub(crate) struct Device {
     /// That of the card.
     pub(crate) card: (u32, u32),
     pub(crate) total_memory: u64,
+    pub(crate) multiprocessors: u32,
+    /// Bytes of shared memory that a block can have.
+    pub(crate) shared_memory: u32,
+    pub(crate) clock: Clock,
     handle: sys::CUdevice,
     context: sys::CUcontext,
     pub(crate) stream: sys::CUstream,
@@ -86,6 +92,10 @@ impl Device {
             capability: target.unwrap_or(card),
             card,
             total_memory,
+            multiprocessors: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(failed)?,
+            shared_memory: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+                .map_err(failed)?,
+            clock: Clock::default(),
             handle,
             context,
             stream: std::ptr::null_mut(),
@@ -131,8 +141,18 @@ impl Device {
 
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.bind()?;
+        let wait = self.clock.begin();
         // SAFETY: the stream lives as long as `self`.
-        unsafe { driver::stream_synchronize(self.stream) }.map_err(|e| self.failed("synchronize", e))
+        unsafe { driver::stream_synchronize(self.stream) }.map_err(|e| self.failed("synchronize", e))?;
+        self.clock.finish(wait);
+        Ok(())
+    }
+
+    /// Sets device memory to 0.
+    pub(crate) fn clear(&self, address: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller has `bytes` bytes at `address`.
+        unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) }.map_err(|e| self.failed("clearing", e))
     }
 
     /// Free bytes of the device.
@@ -164,16 +184,17 @@ impl Drop for Device {
 }
 
 #[expect(unsafe_code, reason = "calls of the driver")]
+fn attribute(handle: sys::CUdevice, which: CUdevice_attribute) -> Result<u32, DriverError> {
+    let mut value = 0;
+    // SAFETY: writes one integer.
+    unsafe { driver::device_attribute(&raw mut value, which, handle) }?;
+    Ok(value.unsigned_abs())
+}
+
 fn capability(handle: sys::CUdevice) -> Result<(u32, u32), DriverError> {
-    let read = |which| {
-        let mut value = 0;
-        // SAFETY: writes one integer.
-        unsafe { driver::device_attribute(&raw mut value, which, handle) }?;
-        Ok(value.unsigned_abs())
-    };
     Ok((
-        read(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-        read(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        attribute(handle, At::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(handle, At::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
     ))
 }
 

@@ -7,7 +7,7 @@ use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 
 use backend_api::{Cause, Error, Result};
-use cudarc::driver::sys::{self, CUjit_option};
+use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option};
 
 use super::driver::{self, code};
 use super::{Device, DriverError};
@@ -15,9 +15,16 @@ use super::{Device, DriverError};
 /// Bytes of the log that the driver's compiler writes.
 const LOG: usize = 16 << 10;
 
+/// Bytes of shared memory that every launch may ask for.
+const SHARED: i32 = 48 << 10;
+
 /// A loaded kernel.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Function(pub(crate) sys::CUfunction);
+pub(crate) struct Function {
+    pub(crate) handle: sys::CUfunction,
+    /// Whether the loaded variant waits for its predecessor itself.
+    pub(crate) awaits: bool,
+}
 
 #[expect(unsafe_code, reason = "a handle of the driver is a pointer")]
 // SAFETY: a function may be launched from any thread while its context lives, which its `Device` sees to.
@@ -85,17 +92,26 @@ impl Device {
         }
     }
 
-    /// The kernel in this device's context.
-    pub(crate) fn function(&self, kernel: Kernel) -> Result<Function> {
+    /// The kernel in this device's context, whose launches may ask for `shared` bytes of shared memory, or as much as the card
+    /// has.
+    pub(crate) fn function(&self, kernel: Kernel, shared: u32) -> Result<Function> {
         self.bind()?;
-        self.resolve(kernel).map_err(|e| self.failed("loading a kernel", e))
+        let failed = |e| self.failed("loading a kernel", e);
+        let function = self.resolve(kernel).map_err(failed)?;
+        let shared = shared.min(self.shared_memory) as i32;
+        if shared > SHARED {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as u32;
+            // SAFETY: the function was resolved just now.
+            unsafe { driver::func_set_attribute(function.handle, most, shared) }.map_err(failed)?;
+        }
+        Ok(function)
     }
 
     fn resolve(&self, kernel: Kernel) -> Result<Function, DriverError> {
         let mut function = null_mut();
         // SAFETY: kernels are never unloaded; the context is current; writes a handle.
         unsafe { driver::kernel_get_function(&raw mut function, kernel.0) }?;
-        Ok(Function(function))
+        Ok(Function { handle: function, awaits: false })
     }
 
     /// What the driver's compiler says of an image that would not load; libraries give no log, so it is loaded as a module.
@@ -136,7 +152,7 @@ impl Device {
             let (mut offset, mut size) = (0, 0);
             // SAFETY: the function is loaded; writes two integers.
             let answer = unsafe {
-                driver::func_get_param_info(function.0, found.len(), &raw mut offset, &raw mut size)
+                driver::func_get_param_info(function.handle, found.len(), &raw mut offset, &raw mut size)
             };
             match answer {
                 Ok(()) => found.push((offset, size)),

@@ -4,7 +4,7 @@ use super::grid::dots;
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
 kernel! {
-    /// `out[i, j] = scale · Σ_c q[i, c] · k[j, c]`.
+    /// `out[r · heads + h, j] = scale · Σ_c q[r, h, c] · k[j, h / group, c]`.
     fn compute_attention_scores(
         out: Out<'a, Scalar>,
         out_stride: u64,
@@ -14,7 +14,9 @@ kernel! {
         k_stride: u64,
         rows: u64,
         keys: u64,
-        head_dim: u64,
+        n_kv_heads: u32,
+        group: u32,
+        head_dim: u32,
         scale: f32,
     ),
     block = 256,

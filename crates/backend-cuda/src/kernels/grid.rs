@@ -11,6 +11,11 @@ pub fn blocks(pieces: u64) -> u32 {
     pieces.min(MOST) as u32
 }
 
+/// One block per piece of work, for kernels whose blocks do not stride; none where the driver does not take as many.
+pub fn exact(pieces: u64) -> Option<u32> {
+    u32::try_from(pieces).ok().filter(|blocks| *blocks <= i32::MAX.unsigned_abs())
+}
+
 /// Blocks of 256 threads that take eight columns per thread.
 pub fn eights(rows: u64, cols: u64) -> u32 {
     let lanes = cols.div_ceil(8).next_power_of_two().min(TILE / 8);

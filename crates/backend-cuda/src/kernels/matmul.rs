@@ -17,6 +17,7 @@ kernel! {
         k: u64,
         plain: u32,
         accumulate: u32,
+        wide: u32,
     ),
     block = 256,
     types = "f32-f32 f16-f16 bf16-bf16 f32-f16 f32-bf16",

@@ -1,29 +1,38 @@
 //! Launches `kernels/matmul_vec.cu`.
 
-use super::grid::{columns, dots};
+use super::grid::exact;
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
 kernel! {
-    /// `out[i, j] = Σ_c x[i, c] · w[j, c]`, for few rows of `x`; `plain`: `w[c, j]`.
+    /// `out[j] = Σ_c x[c] · w[j, c]`, for one vector of a multiple of eight elements.
     fn matmul_vec(
         out: Out<'a, Scalar>,
-        out_stride: u64,
         x: In<'a, Scalar>,
-        x_stride: u64,
         w: In<'a, Weight>,
         w_stride: u64,
-        m: u64,
         n: u64,
-        k: u64,
-        plain: u32,
+        k: u32,
+        share: u32,
         accumulate: u32,
+        wide: u32,
     ),
     block = 256,
+    shared = 98304,
     types = "f32-f32 f16-f16 bf16-bf16 f32-f16 f32-bf16",
-    targets = "compute_50",
+    targets = "compute_50 compute_90",
 }
 
-/// Blocks of a launch.
-pub fn grid(m: u64, n: u64, k: u64, plain: bool) -> u32 {
-    if plain { columns(m, n) } else { dots(m, n, k) }
+/// Warps that share a row of this many bytes: so many that each has some KiB to stream.
+pub fn share(row_bytes: u64) -> u32 {
+    match row_bytes {
+        0..2048 => 1,
+        2048..4096 => 2,
+        4096..=32_768 => 4,
+        _ => 8,
+    }
+}
+
+/// Blocks of a launch: four rows for every `share` of a block's eight warps; none if they are too many for one.
+pub fn grid(n: u64, share: u32) -> Option<u32> {
+    exact(n.div_ceil(4).checked_mul(share.into())?.div_ceil(8))
 }

@@ -6,11 +6,14 @@ pub mod apply_rope;
 pub mod archive;
 pub mod argmax;
 pub mod attention;
+pub mod attention_mma;
 pub mod compute_attention_scores;
+pub mod compute_attention_scores_mma;
 pub mod embed;
 pub mod fill_random;
 pub mod grid;
 pub mod matmul;
+pub mod matmul_few;
 pub mod matmul_vec;
 pub mod mul;
 pub mod rmsnorm;
@@ -18,6 +21,7 @@ pub mod sample;
 pub mod silu;
 pub mod softmax;
 pub mod weighted_sum_rows;
+pub mod weighted_sum_rows_mma;
 
 use crate::launch::Signature;
 
@@ -29,10 +33,13 @@ pub fn signatures() -> Vec<Signature> {
         apply_rope::Args::signature(),
         argmax::Args::signature(),
         attention::Args::signature(),
+        attention_mma::Args::signature(),
         compute_attention_scores::Args::signature(),
+        compute_attention_scores_mma::Args::signature(),
         embed::Args::signature(),
         fill_random::Args::signature(),
         matmul::Args::signature(),
+        matmul_few::Args::signature(),
         matmul_vec::Args::signature(),
         mul::Args::signature(),
         rmsnorm::Args::signature(),
@@ -40,5 +47,17 @@ pub fn signatures() -> Vec<Signature> {
         silu::Args::signature(),
         softmax::Args::signature(),
         weighted_sum_rows::Args::signature(),
+        weighted_sum_rows_mma::Args::signature(),
     ]
+}
+
+/// Bytes of shared memory that a kernel's launches may give a block.
+pub(crate) fn shared(kernel: &str) -> u32 {
+    signatures().iter().find(|s| s.name == kernel).map_or(0, |s| s.shared)
+}
+
+/// Whether a kernel's best variant for a card waits for its predecessor itself, as those for compute capability 9.0 do.
+pub(crate) fn awaits(kernel: &str, capability: (u32, u32)) -> bool {
+    let of_kernel = signatures().into_iter().find(|s| s.name == kernel);
+    capability >= (9, 0) && of_kernel.is_some_and(|s| s.targets.split(' ').any(|t| t == "compute_90"))
 }

@@ -14,6 +14,7 @@ kernel! {
         rows: u64,
         cols: u64,
         eps: f32,
+        narrow: u32,
     ),
     block = 256,
     types = "f32-f32 f16-f16 bf16-bf16 f32-f16 f32-bf16",

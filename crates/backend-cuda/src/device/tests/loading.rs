@@ -53,7 +53,7 @@ fn every_variant_loads_with_the_parameters_that_rust_passes() {
     let mut loaded = 0;
     for scalar in DType::FLOATS {
         for weight in DType::FLOATS {
-            let keys = functions::keys(scalar, weight);
+            let keys = functions::keys(scalar, weight, device.capability);
             functions.preload(device, &keys).unwrap();
             for key in keys {
                 let declared = functions::declared(key.0).unwrap();
@@ -74,7 +74,7 @@ fn kernels_load_in_time() {
         let b = CudaBackend::new().unwrap();
         let threads = std::env::var("TORCHLESS_TEST_THREADS").is_err();
         let start = Instant::now();
-        let keys = functions::keys(DType::BF16, DType::BF16);
+        let keys = functions::keys(DType::BF16, DType::BF16, (9, 0));
         let count = if threads {
             b.preload(DType::BF16, DType::BF16).unwrap()
         } else {

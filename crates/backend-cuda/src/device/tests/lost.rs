@@ -17,10 +17,19 @@ const TRAP: &str = ".version 6.0\n.target sm_50\n.address_size 64\n.visible .ent
 #[expect(unsafe_code, reason = "a launch")]
 fn kill(b: &CudaBackend, ptx: &str) -> Result<()> {
     let device = &*b.inner.device;
-    let function = device.function(device.load("die", ptx.as_bytes().to_vec())?)?.0;
-    let launch = Launch { device, function, stream: device.stream, grid: 1 };
+    let function = device.function(device.load("die", ptx.as_bytes().to_vec())?, 0)?.handle;
+    let launch = Launch {
+        device,
+        function,
+        stream: device.stream,
+        grid: 1,
+        cluster: 1,
+        shared: None,
+        awaits: false,
+        overlaps: false,
+    };
     // SAFETY: the kernel has no parameters and touches no memory that is anyone's.
-    unsafe { launch.run(1, &mut []) }.map_err(|e| device.failed("die", e))
+    unsafe { launch.run(1, 0, &mut []) }.map_err(|e| device.failed("die", e))
 }
 
 fn lost<T>(what: &str, call: impl FnOnce() -> Result<T>) {

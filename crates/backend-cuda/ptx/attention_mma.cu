@@ -1,0 +1,427 @@
+// attention_mma: out[r, h] = softmax(scale * q[r, h] . k[j, g])_j . v[j, g], j in max(0, end - window) .. end,
+//                end = min(positions[r], capacity - 1) + 1, g = h / group: for few rows, whose keys are split
+//
+// shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
+//         partials: 8 * (head_dim + 2) per split of every tile   counters: one per tile, 0
+// launch  grid = rows * n_kv_heads * ceil(group / 8) tiles * splits; block = 256
+// needs   head_dim <= 128, a multiple of 8; q, k and v aligned to 16 bytes in every row; capacity < 2^32; out apart from
+//         the rest
+// how     a block takes the queries of a tile and a split of the keys, its warps 16 keys at a time: scores on tensor cores,
+//         a running maximum, weights as two 16-bit numbers (value and remainder) times values on tensor cores. The
+//         block that comes last puts the splits together, in order. Keys outside the window are never read.
+// cost    reads the keys and values that a row sees once for up to eight query heads
+
+// Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
+//
+// SCALAR names the type of activations, WEIGHT that of weights and caches. Nothing of NVIDIA's headers is used, so
+// that NVRTC needs no include path. Half-precision types are plain structs: all arithmetic is done in f32.
+
+using u16 = unsigned short;
+using i32 = int;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using f32 = float;
+using f64 = double;
+
+struct f16 { u16 bits; };
+struct bf16 { u16 bits; };
+
+typedef SCALAR scalar;
+typedef WEIGHT weight;
+
+__device__ inline f32 not_a_number() { return __uint_as_float(0x7fc00000u); }
+__device__ inline f32 infinity() { return __uint_as_float(0x7f800000u); }
+
+__device__ inline f32 to_f32(f32 v) { return v; }
+__device__ inline f32 to_f32(bf16 v) { return __uint_as_float((u32)v.bits << 16); }
+__device__ inline f32 to_f32(f16 v) {
+    f32 wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(v.bits));
+    return wide;
+}
+
+// Rounds to nearest, ties to even; a NaN stays one.
+__device__ inline void store(f32* p, f32 v) { *p = v; }
+__device__ inline void store(f16* p, f32 v) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(p->bits) : "f"(v)); }
+__device__ inline void store(bf16* p, f32 v) {
+    u32 bits = __float_as_uint(v);
+    p->bits = v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Writes v, or adds it to what is there.
+template <class E> __device__ inline void put(E* p, f32 v, u32 accumulate) { store(p, accumulate ? to_f32(*p) + v : v); }
+
+// Whether each of `rows` rows begins at a multiple of 16 bytes.
+template <class E> __device__ inline bool aligned(const E* p, u64 stride, u64 rows) {
+    return ((u64)p | (rows > 1 ? stride * sizeof(E) : 0)) % 16 == 0;
+}
+
+// Eight elements as they lie in memory.
+template <class E> struct Eight { uint4 words; };
+template <> struct Eight<f32> { float4 low, high; };
+
+__device__ inline void unpack(Eight<bf16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
+    for (u32 i = 0; i < 4; i++) {
+        out[2 * i] = __uint_as_float(words[i] << 16);
+        out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+}
+__device__ inline void unpack(Eight<f16> v, f32 (&out)[8]) {
+    u32 words[4] = {v.words.x, v.words.y, v.words.z, v.words.w};
+    for (u32 i = 0; i < 8; i++) out[i] = to_f32(f16{(u16)(words[i / 2] >> i % 2 * 16)});
+}
+__device__ inline void unpack(Eight<f32> v, f32 (&out)[8]) {
+    out[0] = v.low.x, out[1] = v.low.y, out[2] = v.low.z, out[3] = v.low.w;
+    out[4] = v.high.x, out[5] = v.high.y, out[6] = v.high.z, out[7] = v.high.w;
+}
+template <class E> __device__ inline void load8_wide(const E* p, f32 (&out)[8]) { unpack(*(const Eight<E>*)p, out); }
+
+// Elements p[0 .. min(left, 8)], the rest 0; `wide` promises that p is aligned to 16 bytes.
+template <class E> __device__ inline void load8(const E* p, u64 left, bool wide, f32 (&out)[8]) {
+    if (wide && left >= 8) return load8_wide(p, out);
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
+}
+
+// Two neighbours as one word.
+template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
+    E a, b;
+    store(&a, low), store(&b, high);
+    return a.bits | (u32)b.bits << 16;
+}
+#if __CUDA_ARCH__ >= 800
+__device__ inline u32 pair(f32 low, f32 high, bf16) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
+
+template <class E> __device__ inline void store8_wide(E* p, const f32 (&v)[8]) {
+    u32 words[4];
+    for (u32 i = 0; i < 4; i++) words[i] = pair(v[2 * i], v[2 * i + 1], E());
+    *(uint4*)p = make_uint4(words[0], words[1], words[2], words[3]);
+}
+__device__ inline void store8_wide(f32* p, const f32 (&v)[8]) {
+    ((float4*)p)[0] = make_float4(v[0], v[1], v[2], v[3]);
+    ((float4*)p)[1] = make_float4(v[4], v[5], v[6], v[7]);
+}
+
+// Writes p[0 .. min(left, 8)].
+template <class E> __device__ inline void store8(E* p, u64 left, bool wide, const f32 (&v)[8]) {
+    if (wide && left >= 8) return store8_wide(p, v);
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        if (i < left) store(p + i, v[i]);
+}
+
+// The least power of two of lanes, at most `most`, that holds `n` items of one each.
+__device__ inline u32 lanes_for(u64 n, u32 most) {
+    u32 lanes = 1;
+    while (lanes < most && lanes < n) lanes *= 2;
+    return lanes;
+}
+
+// f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
+template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
+    u64 eights = (cols + 7) / 8;
+    u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
+    u64 across = (eights + lanes - 1) / lanes, down = (rows + high - 1) / high;
+    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
+        u64 row = tile / across * high + threadIdx.x / lanes;
+        u64 column = (tile % across * lanes + threadIdx.x % lanes) * 8;
+        if (row < rows && column < cols) f(row, column);
+    }
+}
+
+// v of `lanes` neighbouring lanes folded by a commutative f, in an order that depends on nothing else.
+template <class V, class F> __device__ inline V lanes_fold(V v, u32 lanes, F f) {
+    for (u32 step = lanes / 2; step > 0; step /= 2) v = f(v, __shfl_xor_sync(0xffffffffu, v, step));
+    return v;
+}
+
+// v of every thread of the block folded, for every thread.
+template <class V, class F> __device__ inline V block_fold(V v, F f) {
+    __shared__ V slots[32];
+    v = lanes_fold(v, 32, f);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = v;
+    __syncthreads();
+    V all = slots[0];
+    for (u32 warp = 1; warp < blockDim.x / 32; warp++) all = f(all, slots[warp]);
+    return all;
+}
+__device__ inline f32 block_sum(f32 v) {
+    return block_fold(v, [](f32 a, f32 b) { return a + b; });
+}
+
+// An integer that grows with v; equal for 0 and -0.
+__device__ inline u32 order(f32 v) {
+    u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+// Overlap with the kernel before (programmatic dependent launch, from compute capability 9.0 on), and loads that go with it.
+// Needs common.cuh.
+//
+// A kernel that is launched to overlap may run before its predecessor has finished: until `await_previous` it must touch
+// only what no kernel in flight writes, and afterwards read through `fresh` what L1 may hold an older copy of.
+
+#if __CUDA_ARCH__ >= 900
+__device__ inline void await_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ inline void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
+#else
+__device__ inline void await_previous() {}
+__device__ inline void release_next() {}
+#endif
+
+// 16 bytes past L1.
+__device__ inline uint4 fresh16(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+__device__ inline u32 fresh(const u32* p) {
+    u32 v;
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+__device__ inline f32 fresh(const f32* p) { return __uint_as_float(fresh((const u32*)p)); }
+template <class E> __device__ inline E fresh(const E* p) {
+    E v;
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p) : "memory");
+    return v;
+}
+
+// 16 bytes that are read once.
+__device__ inline uint4 once16(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+// Products of 16-bit matrices on tensor cores, from compute capability 8.0 on, with operands as they come from memory 16
+// bytes at a time. Needs common.cuh.
+
+#if __CUDA_ARCH__ >= 800
+
+// c += a . b for a [16, 16] and b [16, 8]. Lane 4 g + t holds of c rows g and g + 8, columns 2 t and 2 t + 1; of a, in
+// this order, row g, row g + 8 (columns 2 t and 2 t + 1), row g, row g + 8 (columns 2 t + 8, + 9); of b column g, rows as a.
+__device__ inline void mma(f32 (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, bf16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+__device__ inline void mma(f32 (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, f16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// c += a . b over 32 terms, eight of each lane's: rows g of a (and g + 8) and column g of b, as 16 bytes from term 8 t on.
+// The order of the terms is the same in all, so that it does not matter.
+template <class E> __device__ inline void mma32(f32 (&c)[4], uint4 a, uint4 a8, uint4 b, E) {
+    mma(c, a.x, a8.x, a.y, a8.y, b.x, b.y, E());
+    mma(c, a.z, a8.z, a.w, a8.w, b.z, b.w, E());
+}
+
+// Element j of two rows, 16 bytes of each, as a word: what b wants of two rows in the same column.
+__device__ inline u32 column(uint4 row, uint4 next, u32 j) {
+    u32 a[4] = {row.x, row.y, row.z, row.w}, b[4] = {next.x, next.y, next.z, next.w};
+    return __byte_perm(a[j / 2], b[j / 2], j % 2 ? 0x7632 : 0x5410);
+}
+
+#endif
+// Blocks that share an output: each leaves its part in memory, and the last to arrive puts them together in a fixed order.
+// Needs common.cuh.
+
+// Whether this block is the last of `parts`, whose writes it then sees. The counter starts and ends at 0. Called by all
+// threads of the block.
+__device__ inline bool last_of(u32* counter, u32 parts) {
+    __shared__ u32 arrived;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        arrived = atomicAdd(counter, 1) + 1;
+        if (arrived == parts) *counter = 0;
+    }
+    __syncthreads();
+    bool last = arrived == parts;
+    if (last) __threadfence();
+    return last;
+}
+
+// Sum of p[i * step] for i < n, in order, sixteen on their way at a time.
+__device__ inline f32 sum_of(const f32* p, u64 step, u32 n) {
+    f32 sum = 0.0f, held[16];
+    for (u32 first = 0; first < n; first += 16) {
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) held[i] = first + i < n ? __ldcg(p + (first + i) * step) : 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) sum += held[i];
+    }
+    return sum;
+}
+
+const u32 DIM = 128, HEADS = 8, KEYS = 16;
+
+// exp(x - max) that counts x = max = -inf as 1, which a larger maximum scales to 0 later.
+__device__ inline f32 relative(f32 x, f32 max) { return x == max ? 1.0f : expf(x - max); }
+
+__device__ inline f32 low(u32 pair, bf16) { return __uint_as_float(pair << 16); }
+__device__ inline f32 high(u32 pair, bf16) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ inline f32 low(u32 pair, f16) { return to_f32(f16{(u16)pair}); }
+__device__ inline f32 high(u32 pair, f16) { return to_f32(f16{(u16)(pair >> 16)}); }
+
+// What a warp knows of its keys: lane 4 g + t of head g, the sum of weights over its own keys, 32 columns of the output.
+struct State {
+    f32 max = -infinity(), sum = 0.0f, out[16][4] = {};
+
+    __device__ void take(const uint4 (&q)[4], const uint4 (&k)[2][4], const uint4 (&v)[2][2][2], u64 first, u64 end, f32 scale) {
+        u32 t = threadIdx.x % 4, whole[2], rest[2];
+        f32 s[2][4] = {}, top = max;
+        const uint4 none = make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (u32 n = 0; n < 2; n++) {
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) mma32(s[n], q[i], none, k[n][i], weight());
+#pragma unroll
+            for (u32 e = 0; e < 2; e++) {
+                s[n][e] *= scale;
+                if (first + n * 8 + 2 * t + e < end) top = fmaxf(top, s[n][e]);
+            }
+        }
+        top = lanes_fold(top, 4, [](f32 a, f32 b) { return fmaxf(a, b); });
+        f32 before = relative(max, top);
+        max = top, sum *= before;
+        for (u32 j = 0; j < 16; j++)
+            for (u32 e = 0; e < 4; e++) out[j][e] *= before;
+#pragma unroll
+        for (u32 n = 0; n < 2; n++) {
+#pragma unroll
+            for (u32 e = 0; e < 2; e++) {
+                s[n][e] = first + n * 8 + 2 * t + e < end ? relative(s[n][e], max) : 0.0f;
+                sum += s[n][e];
+            }
+            whole[n] = pair(s[n][0], s[n][1], weight());
+            rest[n] = pair(s[n][0] - low(whole[n], weight()), s[n][1] - high(whole[n], weight()), weight());
+        }
+#pragma unroll
+        for (u32 c = 0; c < 2; c++)
+#pragma unroll
+            for (u32 j = 0; j < 8; j++)
+                mma(out[c * 8 + j], whole[0], rest[0], whole[1], rest[1], column(v[0][0][c], v[0][1][c], j),
+                    column(v[1][0][c], v[1][1][c], j), weight());
+    }
+};
+
+__device__ inline uint4 piece(const weight* p, bool inside) { return inside ? once16(p) : make_uint4(0, 0, 0, 0); }
+
+// Leaves what keys first .. end give for the heads in shared memory: sums relative to maxima, one set a warp.
+__device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, const weight* k, u64 k_stride, const weight* v,
+                              u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4], f32 (*peaks)[HEADS][2]) {
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    uint4 query[4], key[2][4], value[2][2][2];
+    auto load_keys = [&](u64 j) {
+#pragma unroll
+        for (u32 n = 0; n < 2; n++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++)
+                key[n][i] = piece(k + (j + n * 8 + g) * k_stride + i * 32 + t * 8,
+                                  j + n * 8 + g < end && i * 32 + t * 8 < head_dim);
+    };
+    auto load_values = [&](u64 j) {
+#pragma unroll
+        for (u32 n = 0; n < 2; n++)
+#pragma unroll
+            for (u32 e = 0; e < 4; e++)
+                value[n][e / 2][e % 2] = piece(v + (j + n * 8 + 2 * t + e / 2) * v_stride + e % 2 * 64 + g * 8,
+                                               j + n * 8 + 2 * t + e / 2 < end && e % 2 * 64 + g * 8 < head_dim);
+    };
+    u64 j = first + warp * KEYS;
+    load_keys(j), load_values(j);
+#pragma unroll
+    for (u32 i = 0; i < 4; i++)
+        query[i] = g < heads && i * 32 + t * 8 < head_dim ? fresh16(q + g * head_dim + i * 32 + t * 8) : make_uint4(0, 0, 0, 0);
+    State state;
+    for (; j < end; j += 8 * KEYS) {
+        state.take(query, key, value, j, end, scale);
+        load_keys(j + 8 * KEYS), load_values(j + 8 * KEYS);
+    }
+    state.sum = lanes_fold(state.sum, 4, [](f32 a, f32 b) { return a + b; });
+    if (t == 0) peaks[warp][g][0] = state.max, peaks[warp][g][1] = state.sum;
+#pragma unroll
+    for (u32 c = 0; c < 2; c++)
+#pragma unroll
+        for (u32 e = 0; e < 8; e++)
+            for (u32 half = 0; half < 2; half++)
+                out[warp][g][c * 64 + 16 * t + half * 8 + e] = state.out[c * 8 + e][half] + state.out[c * 8 + e][half + 2];
+    __syncthreads();
+}
+
+// Folds n outputs, each relative to its own maximum and `step` apart, in order; at(i) gives where the i-th begins: maximum,
+// sum, columns.
+template <class At> __device__ inline f32 fold(u32 n, u32 column, f32& max, f32& sum, At at) {
+    f32 total = 0.0f, peak[16], part[16], value[16];
+    max = -infinity(), sum = 0.0f;
+    for (u32 first = 0; first < n; first += 16) {
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) {
+            const f32* p = at(min(first + i, n - 1));
+            peak[i] = __ldcg(p), part[i] = __ldcg(p + 1), value[i] = __ldcg(p + 2 + column);
+        }
+        f32 top = max;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) top = fmaxf(top, peak[i]);
+        f32 before = relative(max, top);
+        max = top, sum *= before, total *= before;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) {
+            f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
+            sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
+        }
+    }
+    return total;
+}
+
+// Scores with +inf, or -inf alone, have no softmax.
+__device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
+
+extern "C" __global__ void __launch_bounds__(256)
+attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
+              u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
+              f32 scale, f32* partials, u32* counters, u32 splits) {
+    __shared__ f32 found[8][HEADS][DIM + 4], peaks[8][HEADS][2];
+    release_next();
+    await_previous();
+    u32 parts = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
+    u32 row = index / parts / n_kv_heads, kv_head = index / parts % n_kv_heads, head = index % parts * HEADS;
+    u64 last = min((u64)fresh(positions + row), capacity - 1) + 1, begin = last > window ? last - window : 0;
+    // Splits of at least two warps' keys; those beyond the last key have nothing to do.
+    u64 each = ((last - begin + splits - 1) / splits + 2 * KEYS - 1) / (2 * KEYS) * (2 * KEYS);
+    u32 active = (last - begin + each - 1) / each, heads = min(group - head, HEADS);
+    if (split >= active) return;
+    u64 first = begin + split * each;
+    u64 columns = (u64)(kv_head * group + head) * head_dim;
+    attend(first, min(first + each, last), heads, q + row * q_stride + columns, k + kv_head * head_dim, k_stride,
+           v + kv_head * head_dim, v_stride, head_dim, scale, found, peaks);
+    const u32 step = DIM + 2;
+    f32* own = partials + ((u64)index * splits + split) * HEADS * step;
+    for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
+        u32 h = e / head_dim, c = e % head_dim;
+        f32 max = -infinity(), sum = 0.0f, total = 0.0f;
+        for (u32 warp = 0; warp < 8; warp++) max = fmaxf(max, peaks[warp][h][0]);
+        for (u32 warp = 0; warp < 8; warp++) {
+            f32 share = relative(peaks[warp][h][0], max);
+            sum += peaks[warp][h][1] * share, total += found[warp][h][c] * share;
+        }
+        if (active == 1) store(out + row * out_stride + columns + e, quotient(total, max, sum));
+        else own[h * step + 2 + c] = total;
+        if (active > 1 && c == 0) own[h * step] = max, own[h * step + 1] = sum;
+    }
+    if (active == 1 || !last_of(counters + index, active)) return;
+    for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
+        f32 max, sum;
+        const f32* of_head = partials + ((u64)index * splits * HEADS + e / head_dim) * step;
+        f32 total = fold(active, e % head_dim, max, sum, [=](u32 i) { return of_head + (u64)i * HEADS * step; });
+        store(out + row * out_stride + columns + e, quotient(total, max, sum));
+    }
+}
