@@ -1,5 +1,7 @@
 //! The suite that every backend must pass, on a GPU: `cargo test --release -p backend-cuda -- --ignored`; without the cases
-//! that need gigabytes, `-- --ignored --skip huge`; under a sanitizer, `quick::` alone.
+//! that need gigabytes, `-- --ignored --skip huge`. Under a sanitizer, `quick::` alone: `compute-sanitizer --tool memcheck
+//! --report-api-errors no --error-exitcode 1 CONFORMANCE --ignored quick::` takes under a minute, as do the other tools; some
+//! tests ask for more memory than there is, which is an error of the driver that is meant.
 
 use std::sync::OnceLock;
 
@@ -21,6 +23,12 @@ mod plain {
 mod poison {
     use super::*;
     conformance::suite!(backend(|b| b.poison(true)).unwrap(), ignore = "needs an NVIDIA GPU");
+}
+
+/// Every product through our own kernels.
+mod without_blas {
+    use super::*;
+    conformance::suite!(backend(|b| b.blas(false)).unwrap(), ignore = "needs an NVIDIA GPU");
 }
 
 /// As on the oldest card.
