@@ -34,7 +34,10 @@ mod without_blas {
 /// As on the oldest card.
 mod portable {
     use super::*;
-    conformance::suite!(backend(|b| b.kernel_target((5, 0))).unwrap(), ignore = "needs an NVIDIA GPU");
+    conformance::suite!(
+        backend(|b| b.kernel_target((5, 0)).blas(false)).unwrap(),
+        ignore = "needs an NVIDIA GPU"
+    );
 }
 
 #[cfg(feature = "nvrtc")]
