@@ -51,8 +51,10 @@ __device__ inline void held_in_registers(const Row& row, f32 eps) {
 
 __device__ inline void read_twice(const Row& row, f32 eps, bool wide) {
     f32 v[8], sum = 0.0f;
+#pragma unroll 1
     for (u64 c = threadIdx.x * 8; c < row.cols; c += blockDim.x * 8) load8(row.x + c, row.cols - c, wide, v), sum += squares(v);
     f32 scale = 1.0f / sqrtf(block_sum(sum) / row.cols + eps);
+#pragma unroll 1
     for (u64 c = threadIdx.x * 8; c < row.cols; c += blockDim.x * 8) load8(row.x + c, row.cols - c, wide, v), row.finish(c, v, scale);
 }
 

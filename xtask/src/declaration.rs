@@ -11,6 +11,8 @@ pub struct Declaration {
     pub params: Vec<Param>,
     /// Threads of a block.
     pub block: u32,
+    /// Bytes of shared memory that a block is given at its launch.
+    pub shared: u32,
     /// Element types it is compiled for: `f32`, or `f32-bf16` for scalar and weight.
     pub types: Vec<String>,
     /// Targets it is compiled for.
@@ -41,7 +43,7 @@ impl Param {
 ///
 /// # Errors
 /// Another form than
-/// `kernel! { fn NAME(ARG: TYPE, …), block = N, types = "…", targets = "…" }`, after the documentation.
+/// `kernel! { fn NAME(ARG: TYPE, …), block = N, [shared = N,] types = "…", targets = "…" }`, after the documentation.
 pub fn parse(rust: &str) -> Result<Option<Declaration>> {
     let Some((_, body)) = rust.split_once("\nkernel! {") else { return Ok(None) };
     let code: Vec<&str> = body.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
@@ -49,15 +51,19 @@ pub fn parse(rust: &str) -> Result<Option<Declaration>> {
     let (name, rest) = between(&code, "fn ", "(")?;
     let (params, rest) = between(rest, "", ")")?;
     let (block, rest) = between(rest, "block = ", ",")?;
+    let shared = between(rest, "shared = ", ",").map_or("0", |found| found.0);
     let (types, rest) = between(rest, "types = \"", "\"")?;
     let (targets, _) = between(rest, "targets = \"", "\"")?;
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let params = split_params(params).map(param).collect::<Result<_>>()?;
-    let block = block.trim().parse().map_err(|_| format!("block `{block}` is not a number"))?;
+    let number =
+        |what, text: &str| text.trim().parse().map_err(|_| format!("{what} `{text}` is not a number"));
+    let (block, shared) = (number("block", block)?, number("shared", shared)?);
     Ok(Some(Declaration {
         name: name.to_owned(),
         params,
         block,
+        shared,
         types: words(types),
         targets: words(targets),
     }))
@@ -107,11 +113,11 @@ mod tests {
     #[test]
     fn declarations_are_read() {
         let rust = "//! Doc.\n\nkernel! {\n    /// fn x(y), block.\n    fn scale(out: Out<'a, Scalar>, w: In<'a, Weight>,\n        \
-                    n: u64), block = 64, types = \"f32 f16\", targets = \"compute_50\"\n}\n";
+                    n: u64), block = 64, shared = 4096, types = \"f32 f16\", targets = \"compute_50\"\n}\n";
         let got = parse(rust).unwrap().unwrap();
         let params: Vec<_> = got.params.iter().map(|p| format!("{} {} {}", p.c, p.name, p.ptx())).collect();
         assert_eq!(params, ["scalar* out .u64", "const weight* w .u64", "u64 n .u64"]);
-        assert_eq!((got.name.as_str(), got.block, got.types.len()), ("scale", 64, 2));
+        assert_eq!((got.name.as_str(), got.block, got.shared, got.types.len()), ("scale", 64, 4096, 2));
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub fn problems(cu: &str, declared: &Declaration) -> Vec<String> {
             problems.push(format!("the header lacks `{}`", label.trim_end()));
         }
     }
+    let shared = format!("shared = {}", declared.shared);
+    if declared.shared > 0 && !cu.lines().any(|line| line.starts_with("// launch ") && line.contains(&shared))
+    {
+        problems.push(format!("`// launch` does not say `{shared}`"));
+    }
     let lines = cu.lines().count();
     if lines > MOST_LINES {
         problems.push(format!("{lines} lines are more than {MOST_LINES}"));

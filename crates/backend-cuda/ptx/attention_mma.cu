@@ -260,6 +260,10 @@ __device__ inline f32 sum_of(const f32* p, u64 step, u32 n) {
     }
     return sum;
 }
+// Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together. Needs
+// common.cuh, overlap.cuh and mma.cuh.
+
+#if __CUDA_ARCH__ >= 800
 
 const u32 DIM = 128, HEADS = 8, KEYS = 16;
 
@@ -384,6 +388,8 @@ template <class At> __device__ inline f32 fold(u32 n, u32 column, f32& max, f32&
 
 // Scores with +inf, or -inf alone, have no softmax.
 __device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
+
+#endif
 
 extern "C" __global__ void __launch_bounds__(256)
 attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,

@@ -212,7 +212,7 @@ __device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* 
         auto shifted = [=](u64 i, u64 j, f32 sum) { finish(first + i, j, sum); };
         if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
         else if (left <= 4) dots_of<4, 2>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else dots_of<8, 2>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
+        else dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
     }
 }
 // Products with a matrix whose rows are summed: what matmul_vec and weighted_sum_rows share. Needs common.cuh.

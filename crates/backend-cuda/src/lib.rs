@@ -20,6 +20,7 @@ mod ops;
 mod pool;
 mod products;
 mod tensor;
+mod tensor_cores;
 
 pub use backend::CudaBackend;
 pub use backend_api::{

@@ -8,7 +8,7 @@ use crate::blas::{self, By};
 use crate::kernels::{matmul, matmul_few, matmul_vec};
 use crate::ops::{dtype, launched, weight};
 use crate::tensor::{aligned, is_settled, read, write};
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, tensor_cores};
 
 /// Types of a product: of `x`, of `w`, and whether `out` is f32 beside a narrower `x`.
 type Types = (DType, DType, u32);
@@ -21,7 +21,10 @@ pub(crate) fn matmul(b: &CudaBackend, mut op: Matmul<'_, CudaTensor>) -> Result<
             Some((share, grid)) => one_row(b, op, types, share, grid),
             None => few_rows(b, op, types),
         },
-        By::Tiles => many_rows(b, op, types),
+        By::Tiles => match tensor_cores::choose(b.inner.device.capability, &op) {
+            Some(kernel) => tensor_cores::matmul(b, op, kernel),
+            None => many_rows(b, op, types),
+        },
     }
 }
 

@@ -59,3 +59,18 @@ mod large {
     use super::*;
     conformance::huge_suite!(backend(|b| b).unwrap());
 }
+
+/// On a newer card: what an older one runs.
+mod compute_80 {
+    use super::*;
+    conformance::suite!(
+        backend(|b| b.kernel_target((8, 0)).blas(false)).unwrap(),
+        ignore = "needs an NVIDIA GPU"
+    );
+}
+
+/// Without cuBLAS, as where it is not found.
+mod own_products {
+    use super::*;
+    conformance::suite!(backend(|b| b.blas(false)).unwrap(), ignore = "needs an NVIDIA GPU");
+}

@@ -14,7 +14,9 @@ pub mod fill_random;
 pub mod grid;
 pub mod matmul;
 pub mod matmul_few;
+pub mod matmul_mma;
 pub mod matmul_vec;
+pub mod matmul_wgmma;
 pub mod mul;
 pub mod rmsnorm;
 pub mod sample;
@@ -40,7 +42,9 @@ pub fn signatures() -> Vec<Signature> {
         fill_random::Args::signature(),
         matmul::Args::signature(),
         matmul_few::Args::signature(),
+        matmul_mma::Args::signature(),
         matmul_vec::Args::signature(),
+        matmul_wgmma::Args::signature(),
         mul::Args::signature(),
         rmsnorm::Args::signature(),
         sample::Args::signature(),

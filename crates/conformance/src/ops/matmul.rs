@@ -56,8 +56,11 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         let case = Case::new(types, format_args!("{m} x {k} x {n}"));
         check(&mut run, &case, types, (m, k, n))?;
     }
-    let long: &[_] =
-        if group == Group::Full { &[(1, 14_336, 5), (2, 32_003, 3), (1, 67, 32_003)] } else { &[] };
+    let long: &[_] = if group == Group::Full {
+        &[(1, 14_336, 5), (2, 32_003, 3), (1, 67, 32_003), (130, 1_032, 520), (17, 4_096, 264)]
+    } else {
+        &[]
+    };
     for (types, shape) in run.required().iter().flat_map(|t| long.iter().map(move |s| (*t, *s))) {
         check(&mut run, &Case::new(types, format_args!("{shape:?}")), types, shape)?;
     }

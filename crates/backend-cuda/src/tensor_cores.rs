@@ -1,0 +1,96 @@
+//! Products on tensor cores, by our own kernels.
+#![expect(unsafe_code, reason = "launches")]
+
+use backend_api::ops::{Matmul, WeightLayout};
+use backend_api::{DType, Result};
+
+use crate::ops::launched;
+use crate::kernels::{matmul_mma, matmul_wgmma};
+use crate::launch::Out;
+use crate::tensor::{aligned, read, write};
+use crate::{CudaBackend, CudaTensor};
+
+/// A kernel for such a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// `mma.sync`, from compute capability 8.0 on.
+    Mma,
+    /// `wgmma`, on compute capability 9.0.
+    Wgmma,
+}
+
+/// The kernel for a product of many rows, if there is one for its types, its layout and the card.
+pub(crate) fn choose(capability: (u32, u32), op: &Matmul<'_, CudaTensor>) -> Option<Kernel> {
+    let (x, w, out) = (op.x.operand().dtype, op.w.operand().dtype, op.out.operand().dtype);
+    let typed = matches!(x, DType::F16 | DType::BF16) && w == x && (out == x || out == DType::F32);
+    let even = op.x.n_cols().is_multiple_of(8)
+        && (op.layout == WeightLayout::OutIn || op.out.n_cols().is_multiple_of(8));
+    if !(typed && even && aligned(&op.x) && aligned(&op.w)) {
+        return None;
+    }
+    match capability {
+        (9, 0) => Some(Kernel::Wgmma),
+        (8.., _) => Some(Kernel::Mma),
+        _ => None,
+    }
+}
+
+/// Runs a product by the kernel that [`choose`] names.
+pub(crate) fn matmul(b: &CudaBackend, op: Matmul<'_, CudaTensor>, kernel: Kernel) -> Result<()> {
+    let Matmul { x, w, mut out, accumulate, layout } = op;
+    let scalar = x.operand().dtype;
+    let wide_out = u32::from(out.operand().dtype != scalar);
+    let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
+    let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
+    let (plain, accumulate) = (u32::from(layout == WeightLayout::InOut), u32::from(accumulate));
+    let multiprocessors = b.inner.device.multiprocessors;
+    let done = match kernel {
+        Kernel::Wgmma => {
+            let (grid, cluster) = matmul_wgmma::grid(m, n, k, multiprocessors);
+            let mut launch = b.launch("matmul_wgmma", scalar, scalar, grid)?;
+            launch.cluster = cluster;
+            let args = matmul_wgmma::Args {
+                out,
+                out_stride,
+                x,
+                x_stride,
+                w,
+                w_stride,
+                m,
+                n,
+                k,
+                plain,
+                accumulate,
+                wide_out,
+            };
+            // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
+            unsafe { args.launch(launch) }
+        }
+        Kernel::Mma => {
+            let grid = matmul_mma::grid(m, n, k, multiprocessors);
+            let parts = matmul_mma::parts(m, n, grid);
+            let scratch = b.scratch(parts * size_of::<f32>())?;
+            let launch = b.launch("matmul_mma", scalar, scalar, grid)?;
+            let args = matmul_mma::Args {
+                out,
+                out_stride,
+                x,
+                x_stride,
+                w,
+                w_stride,
+                m,
+                n,
+                k,
+                plain,
+                accumulate,
+                wide_out,
+                parts: Out::new(scratch.address(), parts),
+                counters: b.arrivals(),
+            };
+            // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
+            // The scratch belongs to the backend, and the stream lets one launch at a time use it.
+            unsafe { args.launch(launch) }
+        }
+    };
+    launched("matmul", done)
+}

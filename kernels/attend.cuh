@@ -1,0 +1,130 @@
+// Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together. Needs
+// common.cuh, overlap.cuh and mma.cuh.
+
+#if __CUDA_ARCH__ >= 800
+
+const u32 DIM = 128, HEADS = 8, KEYS = 16;
+
+// exp(x - max) that counts x = max = -inf as 1, which a larger maximum scales to 0 later.
+__device__ inline f32 relative(f32 x, f32 max) { return x == max ? 1.0f : expf(x - max); }
+
+__device__ inline f32 low(u32 pair, bf16) { return __uint_as_float(pair << 16); }
+__device__ inline f32 high(u32 pair, bf16) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ inline f32 low(u32 pair, f16) { return to_f32(f16{(u16)pair}); }
+__device__ inline f32 high(u32 pair, f16) { return to_f32(f16{(u16)(pair >> 16)}); }
+
+// What a warp knows of its keys: lane 4 g + t of head g, the sum of weights over its own keys, 32 columns of the output.
+struct State {
+    f32 max = -infinity(), sum = 0.0f, out[16][4] = {};
+
+    __device__ void take(const uint4 (&q)[4], const uint4 (&k)[2][4], const uint4 (&v)[2][2][2], u64 first, u64 end, f32 scale) {
+        u32 t = threadIdx.x % 4, whole[2], rest[2];
+        f32 s[2][4] = {}, top = max;
+        const uint4 none = make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (u32 n = 0; n < 2; n++) {
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) mma32(s[n], q[i], none, k[n][i], weight());
+#pragma unroll
+            for (u32 e = 0; e < 2; e++) {
+                s[n][e] *= scale;
+                if (first + n * 8 + 2 * t + e < end) top = fmaxf(top, s[n][e]);
+            }
+        }
+        top = lanes_fold(top, 4, [](f32 a, f32 b) { return fmaxf(a, b); });
+        f32 before = relative(max, top);
+        max = top, sum *= before;
+        for (u32 j = 0; j < 16; j++)
+            for (u32 e = 0; e < 4; e++) out[j][e] *= before;
+#pragma unroll
+        for (u32 n = 0; n < 2; n++) {
+#pragma unroll
+            for (u32 e = 0; e < 2; e++) {
+                s[n][e] = first + n * 8 + 2 * t + e < end ? relative(s[n][e], max) : 0.0f;
+                sum += s[n][e];
+            }
+            whole[n] = pair(s[n][0], s[n][1], weight());
+            rest[n] = pair(s[n][0] - low(whole[n], weight()), s[n][1] - high(whole[n], weight()), weight());
+        }
+#pragma unroll
+        for (u32 c = 0; c < 2; c++)
+#pragma unroll
+            for (u32 j = 0; j < 8; j++)
+                mma(out[c * 8 + j], whole[0], rest[0], whole[1], rest[1], column(v[0][0][c], v[0][1][c], j),
+                    column(v[1][0][c], v[1][1][c], j), weight());
+    }
+};
+
+__device__ inline uint4 piece(const weight* p, bool inside) { return inside ? once16(p) : make_uint4(0, 0, 0, 0); }
+
+// Leaves what keys first .. end give for the heads in shared memory: sums relative to maxima, one set a warp.
+__device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, const weight* k, u64 k_stride, const weight* v,
+                              u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4], f32 (*peaks)[HEADS][2]) {
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    uint4 query[4], key[2][4], value[2][2][2];
+    auto load_keys = [&](u64 j) {
+#pragma unroll
+        for (u32 n = 0; n < 2; n++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++)
+                key[n][i] = piece(k + (j + n * 8 + g) * k_stride + i * 32 + t * 8,
+                                  j + n * 8 + g < end && i * 32 + t * 8 < head_dim);
+    };
+    auto load_values = [&](u64 j) {
+#pragma unroll
+        for (u32 n = 0; n < 2; n++)
+#pragma unroll
+            for (u32 e = 0; e < 4; e++)
+                value[n][e / 2][e % 2] = piece(v + (j + n * 8 + 2 * t + e / 2) * v_stride + e % 2 * 64 + g * 8,
+                                               j + n * 8 + 2 * t + e / 2 < end && e % 2 * 64 + g * 8 < head_dim);
+    };
+    u64 j = first + warp * KEYS;
+    load_keys(j), load_values(j);
+#pragma unroll
+    for (u32 i = 0; i < 4; i++)
+        query[i] = g < heads && i * 32 + t * 8 < head_dim ? fresh16(q + g * head_dim + i * 32 + t * 8) : make_uint4(0, 0, 0, 0);
+    State state;
+    for (; j < end; j += 8 * KEYS) {
+        state.take(query, key, value, j, end, scale);
+        load_keys(j + 8 * KEYS), load_values(j + 8 * KEYS);
+    }
+    state.sum = lanes_fold(state.sum, 4, [](f32 a, f32 b) { return a + b; });
+    if (t == 0) peaks[warp][g][0] = state.max, peaks[warp][g][1] = state.sum;
+#pragma unroll
+    for (u32 c = 0; c < 2; c++)
+#pragma unroll
+        for (u32 e = 0; e < 8; e++)
+            for (u32 half = 0; half < 2; half++)
+                out[warp][g][c * 64 + 16 * t + half * 8 + e] = state.out[c * 8 + e][half] + state.out[c * 8 + e][half + 2];
+    __syncthreads();
+}
+
+// Folds n outputs, each relative to its own maximum and `step` apart, in order; at(i) gives where the i-th begins: maximum,
+// sum, columns.
+template <class At> __device__ inline f32 fold(u32 n, u32 column, f32& max, f32& sum, At at) {
+    f32 total = 0.0f, peak[16], part[16], value[16];
+    max = -infinity(), sum = 0.0f;
+    for (u32 first = 0; first < n; first += 16) {
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) {
+            const f32* p = at(min(first + i, n - 1));
+            peak[i] = __ldcg(p), part[i] = __ldcg(p + 1), value[i] = __ldcg(p + 2 + column);
+        }
+        f32 top = max;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) top = fmaxf(top, peak[i]);
+        f32 before = relative(max, top);
+        max = top, sum *= before, total *= before;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) {
+            f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
+            sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
+        }
+    }
+    return total;
+}
+
+// Scores with +inf, or -inf alone, have no softmax.
+__device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
+
+#endif
