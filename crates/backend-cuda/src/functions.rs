@@ -147,18 +147,28 @@ mod tests {
 
     #[test]
     fn parameters_that_the_driver_found_elsewhere_are_refused() {
-        let rmsnorm = vec![(0, 8), (8, 8), (16, 8), (24, 8), (32, 8), (40, 8), (48, 8), (56, 4)];
+        let declared = declared("sample").unwrap();
         let of = |found: &[(usize, usize)]| {
             let found = found.to_vec();
-            check("rmsnorm", |count| Ok(Some(found.into_iter().take(count).collect())))
+            check("sample", |count| Ok(Some(found.into_iter().take(count).collect())))
         };
-        assert!(of(&rmsnorm).is_ok());
-        assert!(check("rmsnorm", |_| Ok(None)).is_ok());
-        let mut other = rmsnorm.clone();
-        other[7] = (56, 8);
+        assert!(of(&declared).is_ok());
+        assert!(check("sample", |_| Ok(None)).is_ok());
+        let mut other = declared.clone();
+        other[2].1 = 2;
         let error = of(&other).unwrap_err().to_string();
-        assert!(error.contains("rmsnorm") && error.contains("(56, 8)"), "{error}");
-        assert!(of(&rmsnorm[..7]).is_err());
+        assert!(error.contains("sample") && error.contains("(16, 2)"), "{error}");
+        assert!(of(&declared[1..]).is_err());
+        assert!(of(&declared[..declared.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn parameters_are_aligned_to_their_size() {
+        let param = |ptx| ("x", String::new(), ptx);
+        let params = [".u64", ".u32", ".u64", ".f32", ".u32"].map(param).to_vec();
+        let signature =
+            Signature { name: "k", block: 32, shared: 0, params, types: "f32", targets: "compute_50" };
+        assert_eq!(layout(&signature), [(0, 8), (8, 4), (16, 8), (24, 4), (28, 4)]);
     }
 
     #[test]

@@ -83,8 +83,7 @@ pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()>
     let (m, n, cols) = (out.n_rows() as u64, weights.n_cols() as u64, heads.head_dim as u32);
     let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
     let multiprocessors = b.inner.device.multiprocessors;
-    let division =
-        sums::Division::new(m, n, n_kv_heads.into(), group.into(), cols.into(), multiprocessors);
+    let division = sums::Division::new(m, n, n_kv_heads.into(), group.into(), cols.into(), multiprocessors);
     let mma = n <= u32::MAX.into() && on_tensor_cores(b, heads.head_dim, scalar, weight, &[&rows]);
     let settled = is_settled(&rows, &b.inner.device.clock);
     let scratch = b.scratch(division.partials() * size_of::<f32>())?;
@@ -151,7 +150,12 @@ pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
 }
 
 /// How keys are split, and blocks, if tensor cores take the operation.
-fn split(b: &B, op: &Attention<'_, T>, scalar: DType, weight: DType) -> Option<(attention_mma::Division, u32)> {
+fn split(
+    b: &B,
+    op: &Attention<'_, T>,
+    scalar: DType,
+    weight: DType,
+) -> Option<(attention_mma::Division, u32)> {
     let (heads, device) = (op.heads, &b.inner.device);
     if heads.head_dim > attention_mma::MOST_HEAD_DIM
         || !on_tensor_cores(b, heads.head_dim, scalar, weight, &[&op.q, &op.k, &op.v])

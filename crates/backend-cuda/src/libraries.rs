@@ -1,252 +1,396 @@
-//! Where NVIDIA's libraries beside the driver may be: what the loader resolves, toolkits, conda, Python wheels. Never the
-//! current folder: a place that is not absolute is left out, and names are left to the loader's own folders.
+//! Where NVIDIA's libraries beside the driver may lie, and the opening of one. Never the current folder.
 
-use std::collections::HashSet;
-use std::env;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use libloading::Library;
 
-/// What the search is told about the machine.
-pub(crate) struct Machine<'m> {
-    /// File names as Windows has them.
-    pub(crate) windows: bool,
-    /// A variable of the environment.
-    pub(crate) variable: &'m dyn Fn(&str) -> Option<PathBuf>,
-    /// What is in a folder, sorted.
-    pub(crate) list: &'m dyn Fn(&Path) -> Vec<PathBuf>,
+/// How libraries are named and laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Platform {
+    Unix,
+    Windows,
 }
 
-/// File names of a library, best first; `versions` are major ones.
-fn names(stem: &str, versions: &[u32], windows: bool) -> Vec<String> {
-    let of_version = |v: &u32| match windows {
-        true => vec![format!("{stem}64_{v}.dll"), format!("{stem}64_{v}0_0.dll")],
-        false => vec![format!("lib{stem}.so.{v}")],
-    };
-    versions.iter().flat_map(of_version).collect()
-}
+impl Platform {
+    pub(crate) const HERE: Self = if cfg!(windows) { Self::Windows } else { Self::Unix };
 
-/// Folders to look in, best first.
-fn folders(machine: &Machine<'_>) -> Vec<PathBuf> {
-    let toolkit: &[&str] = if machine.windows { &["bin/x64", "bin"] } else { &["lib64", "lib"] };
-    let variables = ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| (machine.variable)(name));
-    let usual =
-        ["/usr/local/cuda", "/usr/local/cuda-13", "/usr/local/cuda-12", "/opt/cuda"].map(PathBuf::from);
-    let usual = usual.into_iter().filter(|_| !machine.windows);
-    let mut folders: Vec<PathBuf> =
-        variables.chain(usual).flat_map(|root| toolkit.iter().map(move |part| root.join(part))).collect();
-    if let Some(conda) = (machine.variable)("CONDA_PREFIX") {
-        folders.push(conda.join(if machine.windows { "Library/bin" } else { "lib" }));
-    }
-    for packages in site_packages(machine) {
-        let wheels = (machine.list)(&packages.join("nvidia"));
-        let inside: &[&str] = if machine.windows { &["bin/x86_64", "bin"] } else { &["lib"] };
-        folders.extend(wheels.iter().flat_map(|wheel| inside.iter().map(|part| wheel.join(part))));
-    }
-    let mut seen = HashSet::new();
-    let is_known = |folder: &PathBuf| folder.is_absolute() || (machine.windows && !cfg!(windows));
-    folders.retain(|folder| is_known(folder) && seen.insert(folder.clone()));
-    folders
-}
-
-/// Folders that Python installs packages into.
-fn site_packages(machine: &Machine<'_>) -> Vec<PathBuf> {
-    let roots = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| (machine.variable)(name));
-    if machine.windows {
-        return roots.map(|root| root.join("Lib/site-packages")).collect();
-    }
-    let home = (machine.variable)("HOME").map(|home| home.join(".local"));
-    // Of a Python that is called by its name, as that of an environment which was not activated.
-    let path = (machine.variable)("PATH").unwrap_or_default();
-    let bins = env::split_paths(&path).filter(|bin| bin.ends_with("bin") && bin.is_absolute());
-    let called: Vec<_> = bins.filter_map(|bin| bin.parent().map(Path::to_path_buf)).collect();
-    let system = ["/usr/local", "/usr"].map(PathBuf::from);
-    let mut found = Vec::new();
-    for root in roots.chain(home).chain(called).chain(system) {
-        let pythons = (machine.list)(&root.join("lib"));
-        let is_python =
-            |p: &&PathBuf| p.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3"));
-        for python in pythons.iter().filter(is_python) {
-            found.extend(["site-packages", "dist-packages"].map(|part| python.join(part)));
+    /// The library of a major version. The name always carries the version: the bare one is the toolkit's link for linkers.
+    pub(crate) fn file(self, stem: &str, major: u32) -> String {
+        match (self, stem) {
+            (Self::Unix, _) => format!("lib{stem}.so.{major}"),
+            (Self::Windows, "nvrtc") => format!("{stem}64_{major}0_0.dll"),
+            (Self::Windows, _) => format!("{stem}64_{major}.dll"),
         }
     }
-    found
+}
+
+/// What the search asks of the machine.
+pub(crate) trait Machine {
+    /// A variable of the environment.
+    fn var(&self, name: &str) -> Option<String>;
+    /// What a directory holds, in order; nothing if it cannot be read.
+    fn list(&self, directory: &Path) -> Vec<PathBuf>;
+}
+
+/// This machine.
+pub(crate) struct Here;
+
+impl Machine for Here {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+    fn list(&self, directory: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    }
+}
+
+/// Where to look, in order: by name through the system's loader, then in directories.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// Whether a bare name is safe to give to the loader: not where its path leads to the current directory.
+    pub(crate) by_name: bool,
+    /// Absolute directories, each once.
+    pub(crate) directories: Vec<PathBuf>,
+}
+
+/// Major versions that a driver of this CUDA version (12 000 + 10 · minor …) can run, the newest first.
+pub(crate) fn majors(driver: i32) -> &'static [u32] {
+    match driver {
+        13_000.. => &[13, 12],
+        _ => &[12],
+    }
+}
+
+/// Where to look on a machine.
+pub(crate) fn places(platform: Platform, machine: &dyn Machine) -> Places {
+    let Places { by_name, directories: loader } = loader(platform, machine);
+    let mut found = toolkits(platform, machine);
+    if platform == Platform::Windows {
+        found.extend(split(platform, machine.var("PATH")));
+    }
+    found.extend(loader);
+    if let Some(conda) = variable(machine, "CONDA_PREFIX") {
+        found.extend(match platform {
+            Platform::Unix => vec![conda.join("lib")],
+            Platform::Windows => ["Library/bin", "Library/bin/x64"].map(|d| conda.join(d)).to_vec(),
+        });
+    }
+    for site in sites(platform, machine) {
+        for wheel in machine.list(&site.join("nvidia")) {
+            match platform {
+                Platform::Unix => found.push(wheel.join("lib")),
+                Platform::Windows => found.extend(["bin", "bin/x86_64"].map(|d| wheel.join(d))),
+            }
+        }
+    }
+    Places { by_name, directories: distinct(platform, found) }
+}
+
+/// Where the loader may look: by itself, unless its path leads to the current directory; then the directories that are left of
+/// it.
+pub(crate) fn loader(platform: Platform, machine: &dyn Machine) -> Places {
+    let path = split(platform, machine.var("LD_LIBRARY_PATH"));
+    if platform == Platform::Windows || path.iter().all(|d| is_absolute(platform, d)) {
+        return Places { by_name: true, directories: Vec::new() };
+    }
+    let found = path.into_iter().chain(SYSTEM.map(PathBuf::from)).collect();
+    Places { by_name: false, directories: distinct(platform, found) }
 }
 
 /// Where the loader looks by itself.
-const SYSTEM: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
+const SYSTEM: [&str; 4] =
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib/wsl/lib"];
 
-/// Where a library may be, best first: bare names for the loader, then files. Where `LD_LIBRARY_PATH` has a part that is
-/// empty or relative, names would lead into the current folder, so that its other folders are searched here.
-pub(crate) fn candidates(stem: &str, versions: &[u32], machine: &Machine<'_>) -> Vec<PathBuf> {
-    let names = names(stem, versions, machine.windows);
-    let (bare, mut files) = (names.iter().map(PathBuf::from), folders(machine));
-    let loader = (machine.variable)("LD_LIBRARY_PATH").filter(|_| !machine.windows).unwrap_or_default();
-    let own: Vec<_> = env::split_paths(&loader).filter(|_| !loader.as_os_str().is_empty()).collect();
-    let leads_here = own.iter().any(|folder| !folder.is_absolute());
-    if leads_here {
-        files.extend(own.into_iter().chain(SYSTEM.map(PathBuf::from)).filter(|folder| folder.is_absolute()));
+/// Library directories of CUDA toolkits.
+fn toolkits(platform: Platform, machine: &dyn Machine) -> Vec<PathBuf> {
+    let mut roots: Vec<_> =
+        ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| variable(machine, name)).collect();
+    if platform == Platform::Windows {
+        return roots.iter().flat_map(|root| ["bin/x64", "bin"].map(|d| root.join(d))).collect();
     }
-    bare.filter(|_| !leads_here)
-        .chain(files.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))))
-        .collect()
+    roots.extend(named(machine, Path::new("/usr/local"), "cuda"));
+    roots.push("/opt/cuda".into());
+    let inside =
+        if cfg!(target_arch = "aarch64") { "targets/sbsa-linux/lib" } else { "targets/x86_64-linux/lib" };
+    roots.iter().flat_map(|root| ["lib64", inside].map(|d| root.join(d))).collect()
 }
 
-/// Opens the best of a library's candidates that `fits`; otherwise says what was looked for.
+/// Directories into which Python installs packages.
+fn sites(platform: Platform, machine: &dyn Machine) -> Vec<PathBuf> {
+    let variables = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| variable(machine, name));
+    let mut prefixes: Vec<PathBuf> = variables.collect();
+    let path = split(platform, machine.var("PATH"));
+    if platform == Platform::Windows {
+        prefixes.extend(path);
+        let mut found: Vec<_> = prefixes.iter().map(|prefix| prefix.join("Lib/site-packages")).collect();
+        let user = variable(machine, "APPDATA").map(|d| d.join("Python"));
+        let pythons = user.into_iter().flat_map(|d| named(machine, &d, "Python3"));
+        found.extend(pythons.map(|python| python.join("site-packages")));
+        return found;
+    }
+    prefixes.extend(variable(machine, "HOME").map(|home| home.join(".local")));
+    let beside = |bin: &PathBuf| {
+        bin.file_name().filter(|name| *name == "bin").and(bin.parent()).map(Path::to_path_buf)
+    };
+    prefixes.extend(path.iter().filter_map(beside));
+    prefixes.extend(["/usr/local", "/usr"].map(PathBuf::from));
+    let libraries = prefixes.iter().flat_map(|prefix| ["lib", "lib64"].map(|d| prefix.join(d)));
+    let pythons = libraries.flat_map(|lib| named(machine, &lib, "python3"));
+    pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|d| python.join(d))).collect()
+}
+
+/// Entries of a directory whose names start so.
+fn named(machine: &dyn Machine, directory: &Path, start: &str) -> Vec<PathBuf> {
+    let mut paths = machine.list(directory);
+    paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)));
+    paths
+}
+
+fn variable(machine: &dyn Machine, name: &str) -> Option<PathBuf> {
+    machine.var(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The entries of a list of directories; an unset or empty one has none.
+fn split(platform: Platform, list: Option<String>) -> Vec<PathBuf> {
+    let separator = if platform == Platform::Windows { ';' } else { ':' };
+    let list = list.filter(|list| !list.is_empty());
+    list.iter().flat_map(|list| list.split(separator)).map(PathBuf::from).collect()
+}
+
+fn is_absolute(platform: Platform, path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    match platform {
+        Platform::Unix => text.starts_with('/'),
+        Platform::Windows => {
+            text.starts_with(r"\\") || text.get(1..3).is_some_and(|s| s == r":\" || s == ":/")
+        }
+    }
+}
+
+/// Each absolute directory once, in order.
+fn distinct(platform: Platform, paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = std::collections::HashSet::new();
+    paths.into_iter().filter(|path| is_absolute(platform, path) && seen.insert(path.clone())).collect()
+}
+
+/// Why there is no library.
+#[derive(Clone, Debug)]
+pub(crate) struct Missing {
+    /// Files that are there and do not load, with why; often none.
+    pub(crate) broken: Vec<String>,
+    /// What was looked for, and where.
+    pub(crate) searched: Vec<String>,
+}
+
+impl Missing {
+    /// What happened to the search, for a sentence that begins with the library's name.
+    pub(crate) fn reason(&self) -> String {
+        match self.broken.as_slice() {
+            [] => "was not found".into(),
+            broken => format!("does not load ({})", broken.join("; ")),
+        }
+    }
+}
+
+/// What `of` makes of the first library that loads, newer versions first, and the file or name that it was. A library that
+/// serves is never closed.
 ///
 /// # Errors
-/// The candidates.
-pub(crate) fn open<T>(
+/// [`Missing`].
+pub(crate) fn open<T, E: fmt::Display>(
     stem: &str,
-    versions: &[u32],
-    fits: impl Fn(Library) -> Option<T>,
-) -> Result<T, Vec<String>> {
-    let machine = Machine {
-        windows: cfg!(windows),
-        variable: &|name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from),
-        list: &|folder| {
-            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
-            paths.sort();
-            paths
-        },
+    majors: &[u32],
+    places: &Places,
+    of: impl Fn(&Library) -> Result<T, E>,
+) -> Result<(T, PathBuf), Missing> {
+    let names = || majors.iter().map(|major| Platform::HERE.file(stem, *major));
+    let mut broken = Vec::new();
+    for file in names() {
+        let name = places.by_name.then(|| PathBuf::from(&file));
+        let files = places.directories.iter().map(|directory| directory.join(&file));
+        for path in name.into_iter().chain(files.filter(|path| path.is_file())) {
+            let made = load(&path).map_err(|e| e.to_string()).and_then(|library| {
+                let made = of(&library).map_err(|e| e.to_string())?;
+                Ok((made, library))
+            });
+            match made {
+                Ok((made, library)) => {
+                    std::mem::forget(library);
+                    return Ok((made, path));
+                }
+                Err(error) if path.is_absolute() => broken.push(format!("{}: {error}", path.display())),
+                Err(_) => {}
+            }
+        }
+    }
+    let directories = places.directories.iter().map(|directory| directory.display().to_string());
+    Err(Missing { broken, searched: names().chain(directories).collect() })
+}
+
+#[expect(unsafe_code, reason = "opens a library")]
+fn load(path: &Path) -> Result<Library, libloading::Error> {
+    #[cfg(windows)]
+    // SAFETY: opening one of NVIDIA's libraries runs its initialisers, which is what using it means; neither the current
+    // directory nor the path is searched for it or for what it needs.
+    return unsafe {
+        use libloading::os::windows as os;
+        let beside = if path.is_absolute() { os::LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR } else { 0 };
+        os::Library::load_with_flags(path, beside | os::LOAD_LIBRARY_SEARCH_DEFAULT_DIRS).map(Library::from)
     };
-    let candidates = candidates(stem, versions, &machine);
-    let there = candidates.iter().filter(|c| !c.is_absolute() || c.is_file());
-    let opened = there.filter_map(|c| load(c)).find_map(fits);
-    opened.ok_or_else(|| candidates.iter().map(|c| c.display().to_string()).collect())
-}
-
-#[cfg(not(windows))]
-#[expect(unsafe_code, reason = "opens a library")]
-fn load(path: &Path) -> Option<Library> {
+    #[cfg(not(windows))]
     // SAFETY: opening one of NVIDIA's libraries runs its initialisers, which is what using it means.
-    unsafe { Library::new(path) }.ok()
-}
-
-/// Without the current folder and `PATH`, which Windows would search for bare names; with the file's own folder for what
-/// it needs itself.
-#[cfg(windows)]
-#[expect(unsafe_code, reason = "opens a library")]
-fn load(path: &Path) -> Option<Library> {
-    use libloading::os::windows as os;
-    let own = if path.is_absolute() { os::LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR } else { 0 };
-    let flags = os::LOAD_LIBRARY_SEARCH_DEFAULT_DIRS | own;
-    // SAFETY: opening one of NVIDIA's libraries runs its initialisers, which is what using it means.
-    unsafe { os::Library::load_with_flags(path, flags) }.ok().map(Library::from)
+    unsafe {
+        Library::new(path)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
-    fn of_linux(variables: &[(&str, &str)], tree: &[(&str, &[&str])]) -> Vec<String> {
-        let machine = Machine {
-            windows: false,
-            variable: &|name| variables.iter().find(|v| v.0 == name).map(|v| v.1.into()),
-            list: &|folder| {
-                let inside = tree.iter().filter(|(path, _)| Path::new(path) == folder);
-                inside.flat_map(|(path, names)| names.iter().map(|n| Path::new(path).join(n))).collect()
-            },
-        };
-        let found = candidates("nvrtc", &[13, 12], &machine);
-        found.iter().map(|p| p.display().to_string()).collect()
+    #[derive(Default)]
+    struct Fake {
+        vars: HashMap<&'static str, &'static str>,
+        files: Vec<&'static str>,
+    }
+
+    impl Machine for Fake {
+        fn var(&self, name: &str) -> Option<String> {
+            self.vars.get(name).map(|value| (*value).to_owned())
+        }
+        fn list(&self, directory: &Path) -> Vec<PathBuf> {
+            let below = |file: &&str| {
+                Path::new(file).strip_prefix(directory).ok()?.iter().next().map(|f| directory.join(f))
+            };
+            let mut paths: Vec<_> = self.files.iter().filter_map(below).collect();
+            paths.sort();
+            paths.dedup();
+            paths
+        }
+    }
+
+    fn found(platform: Platform, vars: &[(&'static str, &'static str)], files: &[&'static str]) -> Places {
+        places(platform, &Fake { vars: vars.iter().copied().collect(), files: files.to_vec() })
+    }
+
+    fn holds(places: &Places, directory: &str) -> bool {
+        places.directories.contains(&PathBuf::from(directory))
     }
 
     #[test]
-    fn the_loader_comes_first_and_newer_versions_before_older() {
-        let found = of_linux(&[], &[]);
-        assert_eq!(found[..2], ["libnvrtc.so.13", "libnvrtc.so.12"]);
-        assert_eq!(found[2], "/usr/local/cuda/lib64/libnvrtc.so.13");
-        assert!(found[2..].iter().all(|p| p.starts_with('/')), "{found:?}");
-        assert!(!found.iter().any(|p| p.contains("stubs")));
+    fn names_carry_the_version() {
+        assert_eq!(Platform::Unix.file("cublasLt", 13), "libcublasLt.so.13");
+        assert_eq!(Platform::Windows.file("cublasLt", 12), "cublasLt64_12.dll");
+        assert_eq!(Platform::Unix.file("nvrtc", 12), "libnvrtc.so.12");
+        assert_eq!(Platform::Windows.file("nvrtc", 13), "nvrtc64_130_0.dll");
     }
 
     #[test]
-    fn toolkits_conda_and_wheels_are_searched_in_this_order() {
-        let found = of_linux(
-            &[("CUDA_HOME", "/cuda"), ("CONDA_PREFIX", "/conda"), ("VIRTUAL_ENV", "/venv")],
-            &[
-                ("/venv/lib", &["python3.12", "other"]),
-                ("/venv/lib/python3.12/site-packages/nvidia", &["cu13", "cuda_nvrtc"]),
-                ("/usr/lib", &["python3"]),
-                ("/usr/lib/python3/dist-packages/nvidia", &["cu13"]),
-            ],
+    fn a_driver_gets_no_library_newer_than_itself() {
+        assert_eq!(majors(13_010), [13, 12]);
+        assert_eq!(majors(12_090), [12]);
+        assert_eq!(majors(0), [12]);
+    }
+
+    #[test]
+    fn toolkits_named_by_variables_come_before_installed_ones() {
+        let places = found(
+            Platform::Unix,
+            &[("CUDA_HOME", "/opt/mine")],
+            &["/usr/local/cuda-12.4/bin/nvcc", "/usr/local/bin/x"],
         );
-        let at = |path: &str| {
-            found.iter().position(|p| p == path).unwrap_or_else(|| panic!("{path} is not in {found:#?}"))
-        };
-        let order = [
-            at("libnvrtc.so.13"),
-            at("/cuda/lib64/libnvrtc.so.13"),
-            at("/cuda/lib64/libnvrtc.so.12"),
-            at("/conda/lib/libnvrtc.so.13"),
-            at("/venv/lib/python3.12/site-packages/nvidia/cu13/lib/libnvrtc.so.13"),
-            at("/venv/lib/python3.12/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12"),
-            at("/usr/lib/python3/dist-packages/nvidia/cu13/lib/libnvrtc.so.13"),
+        let at = |d: &str| places.directories.iter().position(|p| p == Path::new(d));
+        assert!(at("/opt/mine/lib64") < at("/usr/local/cuda-12.4/lib64"));
+        assert!(at("/opt/mine/lib64").is_some());
+        assert!(!holds(&places, "/usr/local/bin/lib64"));
+    }
+
+    #[test]
+    fn wheels_of_every_python_are_found() {
+        let vars = [
+            ("VIRTUAL_ENV", "/venv"),
+            ("HOME", "/home/me"),
+            ("CONDA_PREFIX", "/conda"),
+            ("PATH", "/opt/python/bin:/usr/bin"),
         ];
-        assert!(order.is_sorted(), "{order:?}");
+        let files = [
+            "/venv/lib/python3.12/site-packages/nvidia/cu13/lib/libcublasLt.so.13",
+            "/home/me/.local/lib/python3.11/site-packages/nvidia/cublas/lib/libcublasLt.so.12",
+            "/opt/python/lib/python3.13/site-packages/nvidia/cublas/lib/libcublasLt.so.12",
+            "/usr/lib/python3/dist-packages/nvidia/cublas/lib/libcublasLt.so.12",
+        ];
+        let places = found(Platform::Unix, &vars, &files);
+        for file in files {
+            assert!(holds(&places, Path::new(file).parent().unwrap().to_str().unwrap()), "{file}");
+        }
+        assert!(holds(&places, "/conda/lib"));
     }
 
     #[test]
-    fn relative_places_are_left_out() {
-        let found = of_linux(&[("CUDA_HOME", "."), ("CONDA_PREFIX", "conda"), ("VIRTUAL_ENV", "")], &[]);
-        assert!(found[2..].iter().all(|p| p.starts_with('/')), "{found:?}");
+    fn windows_looks_beside_the_toolkit_and_in_wheels() {
+        let vars =
+            [("CUDA_PATH", "C:/CUDA/v13.0"), ("VIRTUAL_ENV", "C:/venv"), ("PATH", r"C:\tools;.;relative")];
+        let files = ["C:/venv/Lib/site-packages/nvidia/cublas/bin/cublasLt64_12.dll"];
+        let places = found(Platform::Windows, &vars, &files);
+        for d in ["C:/CUDA/v13.0/bin/x64", "C:/CUDA/v13.0/bin", r"C:\tools"] {
+            assert!(holds(&places, d), "{d}");
+        }
+        assert!(holds(&places, "C:/venv/Lib/site-packages/nvidia/cublas/bin"));
+        assert!(places.by_name);
+        assert!(places.directories.iter().all(|d| is_absolute(Platform::Windows, d)));
     }
 
     #[test]
-    fn names_never_lead_into_the_current_folder() {
+    fn the_current_directory_is_never_searched() {
         for list in [":/a", "/a:", "/a::/b", "lib:/a", "."] {
-            let found = of_linux(&[("LD_LIBRARY_PATH", list)], &[]);
-            assert!(found.iter().all(|p| p.starts_with('/')), "{list}: {found:?}");
-            assert!(found.iter().any(|p| p == "/usr/lib64/libnvrtc.so.13"), "{list}: {found:?}");
-            assert_eq!(found.iter().any(|p| p == "/a/libnvrtc.so.13"), list != ".", "{list}");
+            let places = found(
+                Platform::Unix,
+                &[("LD_LIBRARY_PATH", list), ("CUDA_HOME", "cuda"), ("PATH", "bin")],
+                &[],
+            );
+            assert!(!places.by_name, "{list}");
+            assert!(places.directories.iter().all(|d| d.starts_with("/")), "{list}: {places:?}");
         }
+        let places = found(Platform::Unix, &[("LD_LIBRARY_PATH", "lib:/a")], &[]);
+        assert!(holds(&places, "/a") && holds(&places, "/usr/lib64"));
         for list in ["", "/a", "/a:/b"] {
-            assert_eq!(of_linux(&[("LD_LIBRARY_PATH", list)], &[])[0], "libnvrtc.so.13", "{list}");
+            assert!(found(Platform::Unix, &[("LD_LIBRARY_PATH", list)], &[]).by_name, "{list}");
         }
     }
 
     #[test]
-    fn wheels_of_a_python_in_the_path_are_found_once() {
-        let found = of_linux(
-            &[("PATH", "/opt/env/bin:bin:/opt/tools:/usr/bin")],
-            &[
-                ("/opt/env/lib", &["python3.12"]),
-                ("/opt/env/lib/python3.12/site-packages/nvidia", &["cu13"]),
-                ("/usr/lib", &["python3"]),
-                ("/usr/lib/python3/dist-packages/nvidia", &["cublas"]),
-            ],
-        );
-        let count = |path: &str| found.iter().filter(|p| *p == path).count();
-        assert_eq!(count("/opt/env/lib/python3.12/site-packages/nvidia/cu13/lib/libnvrtc.so.13"), 1);
-        assert_eq!(count("/usr/lib/python3/dist-packages/nvidia/cublas/lib/libnvrtc.so.12"), 1);
-    }
-
-    #[test]
-    fn windows_has_its_own_names_and_folders() {
-        let machine = Machine {
-            windows: true,
-            variable: &|name| (name == "CUDA_PATH").then(|| "C:/cuda".into()),
-            list: &|_| Vec::new(),
-        };
-        let found = candidates("cublas", &[13, 12], &machine);
-        assert_eq!(found[0], Path::new("cublas64_13.dll"));
-        assert!(found.contains(&PathBuf::from("C:/cuda/bin/x64/cublas64_13.dll")), "{found:?}");
-        assert!(found.contains(&PathBuf::from("C:/cuda/bin/cublas64_12.dll")), "{found:?}");
-        assert_eq!(names("nvrtc", &[12], true)[1], "nvrtc64_120_0.dll");
+    fn no_directory_is_searched_twice() {
+        let places =
+            found(Platform::Unix, &[("CUDA_HOME", "/usr/local/cuda"), ("CUDA_PATH", "/usr/local/cuda")], &[]);
+        let mut sorted = places.directories.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), places.directories.len());
     }
 
     #[test]
     fn what_is_not_there_is_listed() {
-        let none = open("there-is-no-such-library", &[13, 12], Some).map(drop).unwrap_err();
-        assert!(none[0].contains("there-is-no-such-library") && none.len() > 4, "{none:?}");
+        let places = Places { by_name: true, directories: vec!["/nowhere/lib".into()] };
+        let missing = open("no-such-library", &[13, 12], &places, |_| Ok::<_, String>(())).unwrap_err();
+        let (newer, older) =
+            (Platform::HERE.file("no-such-library", 13), Platform::HERE.file("no-such-library", 12));
+        assert_eq!(missing.searched, [newer.as_str(), older.as_str(), "/nowhere/lib"]);
+        assert_eq!(missing.reason(), "was not found");
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
-    fn what_does_not_fit_is_passed_over() {
-        assert!(open("c", &[6], Some).is_ok());
-        assert!(open("c", &[6], |_| None::<()>).is_err());
+    fn a_file_that_is_no_library_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(Platform::HERE.file("nvrtc", 12));
+        std::fs::write(&path, "not a library").unwrap();
+        let places = Places { by_name: false, directories: vec![directory.path().into()] };
+        let reason = open("nvrtc", &[12], &places, |_| Ok::<_, String>(())).unwrap_err().reason();
+        assert!(reason.contains("does not load") && reason.contains(&path.display().to_string()), "{reason}");
     }
 }

@@ -8,7 +8,7 @@ use backend_api::{Cause, DType, Error, Result};
 use libloading::Library;
 
 use crate::kernels::archive;
-use crate::libraries;
+use crate::libraries::{self, Here, Missing, Platform};
 
 /// Major versions, the best first.
 const VERSIONS: [u32; 2] = [13, 12];
@@ -40,41 +40,30 @@ struct Nvrtc {
     text: Text,
     /// Architectures that it compiles for, as `90` for compute capability 9.0.
     targets: Vec<u32>,
-    /// Kept open for the functions.
-    _library: Library,
 }
 
 #[expect(unsafe_code, reason = "functions of a library")]
 impl Nvrtc {
-    /// The functions; none if one is missing.
-    fn of(library: Library) -> Option<Self> {
-        // SAFETY: the types are those of the functions in `nvrtc.h`; `library` stays open as long as the result lives.
+    /// The functions of a library that stays open.
+    fn of(library: &Library) -> Result<Self, libloading::Error> {
+        // SAFETY: the types are those of the functions in `nvrtc.h`.
         unsafe {
-            let counted = *library.get::<Count>("nvrtcGetNumSupportedArchs").ok()?;
-            let listed = *library
-                .get::<unsafe extern "system" fn(*mut c_int) -> c_int>("nvrtcGetSupportedArchs")
-                .ok()?;
+            let pair = |size: &str, content: &str| Ok((*library.get(size)?, *library.get(content)?));
+            let counted = *library.get::<Count>("nvrtcGetNumSupportedArchs")?;
+            let listed = *library.get::<Count>("nvrtcGetSupportedArchs")?;
             let mut count = 0;
-            if counted(&raw mut count) != 0 {
-                return None;
-            }
-            let mut targets = vec![0; usize::try_from(count).ok()?];
-            if listed(targets.as_mut_ptr()) != 0 {
-                return None;
-            }
-            let pair = |size: &str, content: &str| {
-                Some((*library.get::<Size>(size).ok()?, *library.get::<Content>(content).ok()?))
-            };
-            Some(Self {
-                create: *library.get("nvrtcCreateProgram").ok()?,
-                compile: *library.get("nvrtcCompileProgram").ok()?,
-                destroy: *library.get("nvrtcDestroyProgram").ok()?,
+            counted(&raw mut count);
+            let mut targets = vec![0; usize::try_from(count).unwrap_or(0)];
+            listed(targets.as_mut_ptr());
+            Ok(Self {
+                create: *library.get("nvrtcCreateProgram")?,
+                compile: *library.get("nvrtcCompileProgram")?,
+                destroy: *library.get("nvrtcDestroyProgram")?,
                 log: pair("nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?,
                 ptx: pair("nvrtcGetPTXSize", "nvrtcGetPTX")?,
                 cubin: pair("nvrtcGetCUBINSize", "nvrtcGetCUBIN")?,
-                text: *library.get("nvrtcGetErrorString").ok()?,
+                text: *library.get("nvrtcGetErrorString")?,
                 targets: targets.into_iter().map(c_int::unsigned_abs).collect(),
-                _library: library,
             })
         }
     }
@@ -137,20 +126,19 @@ fn nvrtc() -> Result<&'static Nvrtc> {
     if let Some(nvrtc) = NVRTC.get() {
         return Ok(nvrtc);
     }
-    let opened = libraries::open("nvrtc", &VERSIONS, Nvrtc::of).map_err(missing)?;
+    let places = libraries::places(Platform::HERE, &Here);
+    let (opened, _) = libraries::open("nvrtc", &VERSIONS, &places, Nvrtc::of).map_err(|m| missing(&m))?;
     Ok(NVRTC.get_or_init(|| opened))
 }
 
-fn missing(searched: Vec<String>) -> Error {
-    Error::Unavailable {
-        backend: "cuda".into(),
-        cause: Cause::NoCompiler,
-        reason:
-            "NVRTC 12 or 13, which compiles kernels at run time, was not found; install the CUDA toolkit or \
-                 `pip install nvidia-cuda-nvrtc-cu12`, or use the embedded kernels"
-                .into(),
-        searched,
-    }
+fn missing(missing: &Missing) -> Error {
+    let reason = format!(
+        "NVRTC 12 or 13, which compiles kernels at run time, {}; install the CUDA toolkit or `pip install \
+         nvidia-cuda-nvrtc-cu12`, or use the embedded kernels",
+        missing.reason()
+    );
+    let searched = missing.searched.clone();
+    Error::Unavailable { backend: "cuda".into(), cause: Cause::NoCompiler, reason, searched }
 }
 
 /// What NVRTC is asked for: machine code of the card where it can, so that no driver is too old for its PTX; otherwise PTX of the
@@ -207,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_missing_compiler_is_typed_and_says_where_it_was_sought() {
-        let error = missing(vec!["libnvrtc.so.13".into()]);
+        let error = missing(&Missing { broken: Vec::new(), searched: vec!["libnvrtc.so.13".into()] });
         assert!(matches!(error, Error::Unavailable { cause: Cause::NoCompiler, .. }));
         let text = error.to_string();
         assert!(text.contains("libnvrtc.so.13") && text.contains("pip install"), "{text}");

@@ -13,18 +13,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use backend_api::{Cause, Error, Result};
 use cudarc::driver::sys::CUstream;
+use libloading::Library;
 
 pub(crate) use choice::By;
 pub(crate) use op::matmul;
 
 use crate::device::{Device, DeviceMemory, driver};
-use crate::libraries;
+use crate::libraries::{self, Here, Platform};
 use crate::pool::{Block, Pool};
 use ffi::{Api, Object};
 use plan::{Plan, WORKSPACE};
 use problem::{Gemm, Problem};
-
-const NOT_FOUND: &str = "no version of it was found that starts; own kernels are used";
 
 /// Plans that are kept; a prompt of each length has its own.
 const MOST_PLANS: usize = 4096;
@@ -132,19 +131,22 @@ impl Handle {
             |e: Error| Missing { reason: format!("{e}; own kernels are used"), searched: Vec::new() };
         device.bind().map_err(failed)?;
         let workspace = pool.allocate(WORKSPACE).map_err(failed)?;
-        let open = |library| {
-            let api = Api::of(&library).ok()?;
+        let start = |library: &Library| -> Result<_, String> {
+            let api = Api::of(library).map_err(|e| e.to_string())?;
             let mut handle = std::ptr::null_mut();
             // SAFETY: writes one object, tied to the context that is current.
-            let status = unsafe { (api.create)(&mut handle) };
-            // A library that is too new for the driver does not start; an older one may.
-            (status == 0).then(|| {
-                std::mem::forget(library);
-                (api, handle)
-            })
+            match unsafe { (api.create)(&mut handle) } {
+                0 => Ok((api, handle)),
+                // One that is too new for the driver does not start; an older one may.
+                status => Err(format!("it does not start (status {status})")),
+            }
         };
-        let missing = |searched| Missing { reason: NOT_FOUND.into(), searched };
-        let (api, handle) = libraries::open("cublasLt", &[13, 12], open).map_err(missing)?;
+        let places = libraries::places(Platform::HERE, &Here);
+        let missing = |m: libraries::Missing| Missing {
+            reason: format!("it {}; own kernels are used", m.reason()),
+            searched: m.searched,
+        };
+        let ((api, handle), _) = libraries::open("cublasLt", &[13, 12], &places, start).map_err(missing)?;
         Ok(Self {
             api,
             handle,

@@ -8,24 +8,37 @@ use libloading::Library;
 
 use super::driver::{self, DriverError, code};
 use super::failure::start_failure;
+use crate::libraries::{self, Here, Machine, Places, Platform};
 
-/// Where the driver may be, best first: what the loader resolves, then where systems keep it that the loader may not
-/// know of. Never the name without a version, which belongs to the toolkit's stub, and never the current folder.
-#[cfg(not(windows))]
-const PLACES: &[&str] = &[
-    "libcuda.so.1",
-    "/usr/lib/wsl/lib/libcuda.so.1",
-    "/run/opengl-driver/lib/libcuda.so.1",
+/// The driver's name: never the one without a version, which belongs to the toolkit's stub.
+const NAME: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+/// Where systems keep the driver that the loader may not know of.
+const SYSTEM: &[&str] = &[
+    "/usr/lib/wsl/lib",
+    "/run/opengl-driver/lib",
     #[cfg(target_arch = "x86_64")]
-    "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
+    "/usr/lib/x86_64-linux-gnu",
     #[cfg(target_arch = "aarch64")]
-    "/usr/lib/aarch64-linux-gnu/libcuda.so.1",
-    "/usr/lib64/libcuda.so.1",
-    "/usr/lib/libcuda.so.1",
-    "/usr/local/nvidia/lib64/libcuda.so.1",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/nvidia/lib64",
 ];
-#[cfg(windows)]
-const PLACES: &[&str] = &["nvcuda.dll"];
+
+/// Where the driver may be, best first: what the loader resolves, then [`SYSTEM`]. Never the current folder; on Windows, the
+/// folder of the system alone, which is what the bare name stands for there.
+fn places(platform: Platform, machine: &dyn Machine) -> Vec<String> {
+    let Places { by_name, directories } = libraries::loader(platform, machine);
+    let name = by_name.then(|| NAME.to_owned());
+    let folders = directories.iter().map(|folder| folder.display().to_string());
+    let system = SYSTEM.iter().filter(|_| platform == Platform::Unix).map(|folder| (*folder).to_owned());
+    let mut places: Vec<_> =
+        name.into_iter().chain(folders.chain(system).map(|f| format!("{f}/{NAME}"))).collect();
+    let mut seen = std::collections::HashSet::new();
+    places.retain(|place| seen.insert(place.clone()));
+    places
+}
 
 /// The oldest version of the driver's interface that will do, as `cuDriverGetVersion` counts.
 const OLDEST: i32 = 12_000;
@@ -58,23 +71,24 @@ pub(crate) fn open() -> Result<()> {
         return Ok(());
     }
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let (library, started) = choose(PLACES, look)?;
+    let places = places(Platform::HERE, &Here);
+    let (library, started) = choose(&places, look)?;
     let version = version(&library);
     if started.is_ok() {
         check_version(version)?;
         let _ = DRIVER.set(library);
         return Ok(());
     }
-    started.map_err(|e| start_failure(e.0, version, searched(PLACES)))
+    started.map_err(|e| start_failure(e.0, version, places))
 }
 
 /// The first driver among `places`.
-fn choose<T>(places: &[&str], look: impl Fn(&str) -> Found<T>) -> Result<(T, Result<(), DriverError>)> {
+fn choose<T>(places: &[String], look: impl Fn(&str) -> Found<T>) -> Result<(T, Result<(), DriverError>)> {
     let mut stubs = Vec::new();
     for place in places {
         match look(place) {
             Found::Nothing => {}
-            Found::Stub => stubs.push(*place),
+            Found::Stub => stubs.push(place),
             Found::Driver(library, started) => return Ok((library, started)),
         }
     }
@@ -88,11 +102,7 @@ fn choose<T>(places: &[&str], look: impl Fn(&str) -> Found<T>) -> Result<(T, Res
             ),
         ),
     };
-    Err(Error::Unavailable { backend: "cuda".into(), cause, reason, searched: searched(places) })
-}
-
-fn searched(places: &[&str]) -> Vec<String> {
-    places.iter().map(|p| (*p).to_owned()).collect()
+    Err(Error::Unavailable { backend: "cuda".into(), cause, reason, searched: places.to_vec() })
 }
 
 /// Opens what is at `place` and initialises it.
@@ -168,7 +178,7 @@ pub(crate) fn count() -> Result<usize> {
     let mut count: c_int = 0;
     // SAFETY: writes one integer.
     unsafe { driver::device_count(&raw mut count) }
-        .map_err(|e| start_failure(e.0, OLDEST, searched(PLACES)))?;
+        .map_err(|e| start_failure(e.0, OLDEST, places(Platform::HERE, &Here)))?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
@@ -186,10 +196,10 @@ mod tests {
     #[test]
     fn a_file_that_is_no_library_and_a_name_that_is_no_file_are_no_driver() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-        let places = [file, "/nowhere/libcuda.so.1", "libthere-is-none.so.1"];
+        let places = [file, "/nowhere/libcuda.so.1", "libthere-is-none.so.1"].map(String::from);
         let (cause, text) = cause(choose(&places, look));
         assert_eq!(cause, Cause::NoDriver);
-        assert!(text.contains("install") && places.iter().all(|p| text.contains(p)), "{text}");
+        assert!(text.contains("install") && places.iter().all(|p| text.contains(p.as_str())), "{text}");
     }
 
     #[cfg(target_os = "linux")]
@@ -213,20 +223,37 @@ mod tests {
             "driver" => Found::Driver(7, Ok(())),
             _ => Found::Nothing,
         };
-        assert_eq!(choose(&["none", "stub", "driver"], look).unwrap(), (7, Ok(())));
-        let (cause, text) = cause(choose(&["none", "stub"], look));
+        assert_eq!(choose(&["none", "stub", "driver"].map(String::from), look).unwrap(), (7, Ok(())));
+        let (cause, text) = cause(choose(&["none", "stub"].map(String::from), look));
         assert_eq!(cause, Cause::StubDriver);
         assert!(text.contains("`stub` is a stub"), "{text}");
     }
 
+    struct Variable(&'static str);
+
+    impl Machine for Variable {
+        fn var(&self, name: &str) -> Option<String> {
+            (name == "LD_LIBRARY_PATH").then(|| self.0.to_owned())
+        }
+        fn list(&self, _: &std::path::Path) -> Vec<std::path::PathBuf> {
+            Vec::new()
+        }
+    }
+
     #[test]
     fn no_place_is_relative_or_a_stubs() {
-        for place in PLACES {
-            let name = place.rsplit('/').next().unwrap();
-            assert!(["libcuda.so.1", "nvcuda.dll"].contains(&name), "{place}");
-            assert!(place.starts_with('/') || !place.contains('/'), "{place}");
-            assert!(!place.contains("stubs"), "{place}");
+        for path in ["", "/a", "/a:/b", ":/a", "lib:/a", "."] {
+            let places = places(Platform::Unix, &Variable(path));
+            for place in &places {
+                assert!(place.ends_with(NAME) && !place.contains("stubs"), "{place}");
+                assert!(place.starts_with('/') || place == NAME, "{place}");
+            }
+            let to_here = path.split(':').any(|d| !d.starts_with('/')) && !path.is_empty();
+            assert_eq!(places[0] == NAME, !to_here, "{path}: {places:?}");
+            assert_eq!(places.contains(&format!("/a/{NAME}")), to_here && path.contains("/a"), "{path}");
+            assert!(places.contains(&format!("/usr/lib/wsl/lib/{NAME}")));
         }
+        assert_eq!(places(Platform::Windows, &Variable("/a")), [NAME]);
     }
 
     #[test]
