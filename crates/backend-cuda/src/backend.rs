@@ -16,7 +16,7 @@ use crate::functions::{self, Functions};
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, PoolStats};
 use crate::tensor::Written;
-use crate::{CudaTensor, heads, ops, products};
+use crate::{CudaTensor, bandwidth, heads, ops, products};
 
 /// Outputs that blocks may share in one launch.
 pub(crate) const COUNTERS: usize = 1 << 14;
@@ -187,6 +187,15 @@ impl CudaBackend {
         from.until(to)
     }
 
+    /// Bytes read and written per second of a copy within the device's memory.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no room for the probe.
+    #[doc(hidden)]
+    pub fn copy_bandwidth(&self) -> Result<f64> {
+        bandwidth::copy(self)
+    }
+
     /// Gives memory that no tensor uses back to the driver; returns how many bytes.
     pub fn trim(&self) -> u64 {
         self.inner.pool.trim()
@@ -254,7 +263,7 @@ impl KernelBackend for CudaBackend {
         self.inner.device.synchronize()
     }
     fn read_bandwidth(&self) -> Result<f64> {
-        ops::read_bandwidth(self)
+        bandwidth::read(self)
     }
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
         self.inner.device.alive()?;

@@ -18,6 +18,7 @@ pub mod matmul_mma;
 pub mod matmul_vec;
 pub mod matmul_wgmma;
 pub mod mul;
+pub mod read_probe;
 pub mod rmsnorm;
 pub mod sample;
 pub mod silu;
@@ -46,6 +47,7 @@ pub fn signatures() -> Vec<Signature> {
         matmul_vec::Args::signature(),
         matmul_wgmma::Args::signature(),
         mul::Args::signature(),
+        read_probe::Args::signature(),
         rmsnorm::Args::signature(),
         sample::Args::signature(),
         silu::Args::signature(),
