@@ -15,6 +15,7 @@ use crate::device::{self, Device, DeviceMemory, Event};
 use crate::functions::{self, Functions};
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, PoolStats};
+use crate::graph::{self, CudaGraph, Run};
 use crate::tensor::Written;
 use crate::{CudaTensor, bandwidth, heads, ops, products};
 
@@ -41,6 +42,8 @@ pub(crate) struct Inner {
     allocations: AtomicU64,
     writes: AtomicU64,
     reads: AtomicU64,
+    captures: AtomicU64,
+    replays: AtomicU64,
 }
 
 impl std::fmt::Debug for CudaBackend {
@@ -96,6 +99,8 @@ impl CudaBackend {
             allocations: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            captures: AtomicU64::new(0),
+            replays: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -127,7 +132,7 @@ impl CudaBackend {
         Ok(Launch {
             device,
             function: function.handle,
-            stream: device.stream,
+            stream: graph::stream(device),
             grid,
             cluster: 1,
             shared: None,
@@ -224,7 +229,7 @@ fn span(tensor: &CudaTensor, offset: usize, len: usize) -> Result<u64> {
 
 impl KernelBackend for CudaBackend {
     type Tensor = CudaTensor;
-    type Graph = ();
+    type Graph = CudaGraph;
 
     fn name(&self) -> &str {
         "cuda"
@@ -251,8 +256,8 @@ impl KernelBackend for CudaBackend {
             allocations: i.allocations.load(Relaxed),
             writes: i.writes.load(Relaxed),
             reads: i.reads.load(Relaxed),
-            captures: 0,
-            replays: 0,
+            captures: i.captures.load(Relaxed),
+            replays: i.replays.load(Relaxed),
         }
     }
     fn memory(&self) -> MemoryInfo {
@@ -260,6 +265,7 @@ impl KernelBackend for CudaBackend {
         MemoryInfo { in_use: stats.in_use, high_water: stats.high_water, free: self.inner.device.free().ok() }
     }
     fn synchronize(&self) -> Result<()> {
+        graph::refuse(&self.inner.device, "synchronize")?;
         self.inner.device.synchronize()
     }
     fn read_bandwidth(&self) -> Result<f64> {
@@ -267,6 +273,7 @@ impl KernelBackend for CudaBackend {
     }
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
         self.inner.device.alive()?;
+        graph::refuse(&self.inner.device, "alloc")?;
         let block = Arc::new(self.inner.pool.allocate(tensor_bytes(shape, dtype)?)?);
         self.inner.allocations.fetch_add(1, Relaxed);
         let (shape, device, written) = (shape.to_vec(), self.inner.id, Written::default());
@@ -280,12 +287,14 @@ impl KernelBackend for CudaBackend {
     }
     fn write(&self, dst: &mut CudaTensor, offset: usize, src: &[u8]) -> Result<()> {
         self.owns("write", dst)?;
+        graph::refuse(&self.inner.device, "write")?;
         let address = span(dst, offset, src.len())?;
         self.inner.writes.fetch_add(1, Relaxed);
         self.inner.device.write(address, src)
     }
     fn read(&self, src: &CudaTensor, offset: usize, out: &mut [u8]) -> Result<()> {
         self.owns("read", src)?;
+        graph::refuse(&self.inner.device, "read")?;
         let address = span(src, offset, out.len())?;
         self.inner.reads.fetch_add(1, Relaxed);
         self.inner.device.read(address, out)
@@ -296,11 +305,18 @@ impl KernelBackend for CudaBackend {
     }
     fn step(
         &self,
-        (): &mut (),
+        graph: &mut CudaGraph,
         first: usize,
         body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
     ) -> Result<()> {
-        body(self, Some(first))
+        let run = graph
+            .run(&self.inner.device, &mut |knows_first| body(self, knows_first.then_some(first)))?;
+        match run {
+            Run::Eager => 0,
+            Run::Captured => self.inner.captures.fetch_add(1, Relaxed),
+            Run::Replayed => self.inner.replays.fetch_add(1, Relaxed),
+        };
+        Ok(())
     }
     fn matmul_into(&self, op: Checked<Matmul<'_, CudaTensor>>) -> Result<()> {
         products::matmul(self, op.on(self.inner.id)?)

@@ -13,6 +13,9 @@ use crate::device::{Device, Function, Kernel};
 use crate::kernels::{self, archive, signatures};
 use crate::launch::Signature;
 
+/// The first version of the driver that also captures launches which overlap their predecessor.
+const OVERLAP: i32 = 12_030;
+
 /// Kernel, type of activations, type of weights.
 pub(crate) type Key = (&'static str, DType, DType);
 
@@ -47,7 +50,7 @@ impl Functions {
             return Ok(*function);
         }
         let mut function = device.function(self.kernel(device, key)?, kernels::shared(key.0))?;
-        function.awaits = kernels::awaits(key.0, device.capability);
+        function.awaits = device.version >= OVERLAP && kernels::awaits(key.0, device.capability);
         self.lock().insert(key, function);
         Ok(function)
     }

@@ -9,6 +9,7 @@ mod blas;
 mod builder;
 mod device;
 mod functions;
+mod graph;
 mod heads;
 #[doc(hidden)]
 pub mod kernels;
@@ -31,5 +32,6 @@ pub use backend_api::{
 pub use builder::{CudaBackendBuilder, KernelSource};
 #[doc(hidden)]
 pub use device::Event;
+pub use graph::CudaGraph;
 pub use pool::PoolStats;
 pub use tensor::CudaTensor;

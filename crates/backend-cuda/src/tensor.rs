@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use backend_api::{DType, DeviceId, DeviceTensor, Mat, MatMut};
 
 use crate::device::{Clock, DeviceMemory};
+use crate::graph::touch;
 use crate::launch::{In, Out};
 use crate::pool::Block;
 
@@ -77,6 +78,7 @@ impl CudaTensor {
     }
 
     pub(crate) fn at(&self, element: usize) -> u64 {
+        touch(&self.block);
         self.block.address().wrapping_add(self.dtype.bytes(element).unwrap_or(0) as u64)
     }
 }

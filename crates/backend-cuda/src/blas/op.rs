@@ -6,7 +6,7 @@ use backend_api::{Checked, DeviceTensor, Error, KernelBackend, Mat, MatMut, Resu
 use super::choice::{By, Product, choose};
 use super::problem::{Gemm, Rows};
 use super::{Absent, Handle};
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, graph};
 
 /// Computes the product if the library is to; says who is to otherwise.
 pub(crate) fn matmul(
@@ -62,7 +62,7 @@ fn gemm(
 fn queue(b: &CudaBackend, handle: &Handle, gemm: &Gemm) -> Result<bool> {
     #[expect(unsafe_code, reason = "queues a product")]
     // SAFETY: the operands are windows of tensors, checked to have this extent; the stream is the backend's one.
-    let is_done = unsafe { handle.matmul(b.inner.device.stream, gemm)? };
+    let is_done = unsafe { handle.matmul(graph::stream(&b.inner.device), gemm)? };
     if is_done {
         b.count_launch();
     }

@@ -121,6 +121,7 @@ functions! {
     fn ctx_set_current = "cuCtxSetCurrent"(context: CUcontext);
     fn stream_create = "cuStreamCreate"(stream: *mut CUstream, flags: c_uint);
     fn stream_synchronize = "cuStreamSynchronize"(stream: CUstream);
+    fn driver_version = "cuDriverGetVersion"(version: *mut c_int);
     fn stream_is_capturing = "cuStreamIsCapturing"(stream: CUstream, status: *mut c_uint);
     fn stream_begin_capture = "cuStreamBeginCapture_v2"(stream: CUstream, mode: CUstreamCaptureMode);
     fn stream_end_capture = "cuStreamEndCapture"(stream: CUstream, graph: *mut CUgraph);

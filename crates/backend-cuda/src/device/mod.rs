@@ -34,6 +34,8 @@ pub(crate) struct Device {
     /// That of the card.
     pub(crate) card: (u32, u32),
     pub(crate) total_memory: u64,
+    /// CUDA version of the driver: 12 000 + 10 · minor ….
+    pub(crate) version: i32,
     pub(crate) multiprocessors: u32,
     /// Bytes of shared memory that a block can have.
     pub(crate) shared_memory: u32,
@@ -92,6 +94,7 @@ impl Device {
             capability: target.unwrap_or(card),
             card,
             total_memory,
+            version: version().map_err(failed)?,
             multiprocessors: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
                 .map_err(failed)?,
             shared_memory: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
@@ -206,6 +209,14 @@ fn capability(handle: sys::CUdevice) -> Result<(u32, u32), DriverError> {
         attribute(handle, At::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
         attribute(handle, At::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
     ))
+}
+
+#[expect(unsafe_code, reason = "a call of the driver")]
+fn version() -> Result<i32, DriverError> {
+    let mut version = 0;
+    // SAFETY: writes one integer.
+    unsafe { driver::driver_version(&raw mut version) }?;
+    Ok(version)
 }
 
 #[expect(unsafe_code, reason = "calls of the driver")]

@@ -110,6 +110,8 @@ impl Device {
             self.bind()?;
             let mut slot = self.staging.take(self)?;
             let filled = fill(offset, slot.bytes(length));
+            // What fills may read from another card.
+            self.bind()?;
             let queued = filled.and_then(|()| slot.send(self, address + offset as u64, length));
             self.staging.give(slot);
             queued
