@@ -74,7 +74,7 @@ impl Work {
         Ok(())
     }
 
-    /// Loads the kernels, and makes steps so long that what lies between two of them does not count.
+    /// Loads the kernels, captures the step, and makes it so long that what lies between two of them does not count.
     pub(crate) fn prepare(&mut self, b: &CudaBackend) -> Result<()> {
         self.round(b)?;
         b.synchronize()?;
@@ -84,7 +84,11 @@ impl Work {
         b.synchronize()?;
         let long_enough = (1.0 / milliseconds.max(1e-3)).ceil() as usize;
         self.rounds = long_enough.min(LONGEST / self.sets).max(1);
-        Ok(())
+        // Issued, captured, replayed.
+        for _ in 0..3 {
+            self.step(b)?;
+        }
+        b.synchronize()
     }
 
     fn step(&mut self, b: &CudaBackend) -> Result<()> {
@@ -198,7 +202,7 @@ impl Bench {
         let mut samples = Vec::new();
         let mut last = Cost::default();
         let mut group = self.criterion.benchmark_group(case.op);
-        group.sample_size(SAMPLES).nresamples(1000);
+        group.sample_size(SAMPLES).nresamples(2000);
         group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(200));
         let name = format!("{} {}{}", case.shape, case.dtype, case.by.suffix());
         group.bench_function(BenchmarkId::from_parameter(name), |b| {

@@ -26,10 +26,11 @@ fn rate(m: &Measured, limits: &Limits) -> Rate {
     let share = moving.max(computing) / m.seconds;
     if computing > moving {
         Rate { value: flops / m.seconds / 1e12, unit: "TFLOP/s", digits: 0, share }
-    } else if m.case.bound == Bound::Bus {
-        Rate { value: bytes / m.seconds / 1e9, unit: "GB/s", digits: 1, share }
     } else {
-        Rate { value: bytes / m.seconds / 1e12, unit: "TB/s", digits: 2, share }
+        let rate = bytes / m.seconds;
+        let (value, unit, digits) =
+            if rate < 1e11 { (rate / 1e9, "GB/s", 1) } else { (rate / 1e12, "TB/s", 2) };
+        Rate { value, unit, digits, share }
     }
 }
 
