@@ -11,8 +11,8 @@ use crate::{CudaBackend, CudaTensor};
 /// Most bytes that a probe reads or writes: many times what any cache holds.
 const MOST: u64 = 8 << 30;
 
-/// A probe runs this often; the fastest counts.
-const RUNS: usize = 5;
+/// How often a probe runs after the first time; the fastest counts.
+const RUNS: usize = 8;
 
 /// Bytes per second of a kernel that only reads, over up to 8 GiB.
 ///
@@ -20,17 +20,12 @@ const RUNS: usize = 5;
 /// [`Error::OutOfMemory`] where no memory is free.
 pub(crate) fn read(b: &CudaBackend) -> Result<f64> {
     let x = random(b, room(b)? / 2)?;
-    let mut best = 0.0f64;
-    for _ in 0..RUNS {
-        let from = b.record()?;
-        let sums = sums(b, &x)?;
-        let to = b.record()?;
-        best = best.max(x.bytes() as f64 / seconds(b.elapsed(&from, &to)?));
-        drop(sums);
-    }
-    drop(x);
+    let sums = b.alloc(&[grid(pieces(&x)) as usize], DType::U32)?;
+    let seconds = fastest(b, &mut || sum(b, &x, &sums))?;
+    let rate = x.bytes() as f64 / seconds;
+    drop((x, sums));
     b.trim();
-    Ok(best)
+    Ok(rate)
 }
 
 /// Bytes read and written per second of a copy within the device, over up to 4 GiB each.
@@ -40,15 +35,25 @@ pub(crate) fn read(b: &CudaBackend) -> Result<f64> {
 pub(crate) fn copy(b: &CudaBackend) -> Result<f64> {
     let x = random(b, room(b)? / 4)?;
     let out = b.alloc(&x.shape, x.dtype)?;
-    let mut best = 0.0f64;
-    for _ in 0..RUNS {
-        let from = b.record()?;
-        b.inner.device.copy(out.block.address(), x.block.address(), x.bytes())?;
-        let to = b.record()?;
-        best = best.max(2.0 * x.bytes() as f64 / seconds(b.elapsed(&from, &to)?));
-    }
+    let mut copy = || b.inner.device.copy(out.block.address(), x.block.address(), x.bytes());
+    let rate = 2.0 * x.bytes() as f64 / fastest(b, &mut copy)?;
     drop((x, out));
     b.trim();
+    Ok(rate)
+}
+
+/// Seconds of the fastest of several runs that are queued one behind the other, so that the host delays none.
+fn fastest(b: &CudaBackend, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    run()?;
+    let mut events = vec![b.record()?];
+    for _ in 0..RUNS {
+        run()?;
+        events.push(b.record()?);
+    }
+    let mut best = f64::INFINITY;
+    for (from, to) in events.iter().zip(&events[1..]) {
+        best = best.min(b.elapsed(from, to)? / 1e3);
+    }
     Ok(best)
 }
 
@@ -70,21 +75,19 @@ fn random(b: &CudaBackend, bytes: u64) -> Result<CudaTensor> {
     Ok(x)
 }
 
-fn seconds(milliseconds: f64) -> f64 {
-    milliseconds / 1e3
+/// Pieces of 16 bytes.
+fn pieces(x: &CudaTensor) -> u64 {
+    (x.bytes() / 16) as u64
 }
 
-/// Reads a tensor of whole pieces of 16 bytes: a sum for each block.
-fn sums(b: &CudaBackend, x: &CudaTensor) -> Result<CudaTensor> {
-    let n = (x.bytes() / 16) as u64;
-    let blocks = grid(n) as usize;
-    let sums = b.alloc(&[blocks], DType::U32)?;
-    let out = Out::new(sums.block.address(), blocks);
+/// Reads a tensor of whole pieces; `sums` has a word for each block.
+fn sum(b: &CudaBackend, x: &CudaTensor, sums: &CudaTensor) -> Result<()> {
+    let n = pieces(x);
+    let out = Out::new(sums.block.address(), sums.bytes() / 4);
     let args = Args { out, x: In::new(x.block.address(), x.bytes() / 4), n };
     let launch = b.launch("read_probe", DType::F32, DType::F32, grid(n))?;
     // SAFETY: `x` holds `n` pieces, on a boundary of the pool's, which are of 256 bytes and more; `sums` has a word per block.
-    launched("read_probe", unsafe { args.launch(launch) })?;
-    Ok(sums)
+    launched("read_probe", unsafe { args.launch(launch) })
 }
 
 #[cfg(test)]
@@ -100,7 +103,9 @@ mod tests {
             let words: Vec<u32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
             let want = words.iter().fold(0, |sum: u32, word| sum.wrapping_add(*word));
             let x = b.to_device(&HostTensor::from_vec(&[n], words).unwrap()).unwrap();
-            let HostTensor::U32(sums) = b.to_host(&sums(&b, &x).unwrap()).unwrap() else { panic!("u32") };
+            let sums = b.alloc(&[grid(pieces(&x)) as usize], DType::U32).unwrap();
+            sum(&b, &x, &sums).unwrap();
+            let HostTensor::U32(sums) = b.to_host(&sums).unwrap() else { panic!("u32") };
             assert_eq!(sums.iter().fold(0, |sum: u32, word| sum.wrapping_add(*word)), want, "{n}");
         }
     }

@@ -1,13 +1,16 @@
 //! What the card can do.
 
 use std::fmt;
+use std::thread::sleep;
+use std::time::Instant;
 
 use backend_cuda::{CudaBackend, DType, KernelBackend, Result};
 
-use crate::measure::{Work, random};
+use crate::measure::{Bound, Cost, REST, Work, random};
 use crate::products::{Shape, product};
 
 /// Bytes and operations per second.
+#[derive(Clone, Copy)]
 pub(crate) struct Limits {
     /// Reading, and nothing else.
     pub(crate) read: f64,
@@ -29,6 +32,17 @@ const LARGE: [(Shape, DType); 5] = [
 ];
 
 impl Limits {
+    /// The least time that the card needs to move so many bytes and to compute so much.
+    pub(crate) fn seconds(&self, cost: Cost, bound: Bound, dtype: DType) -> (f64, f64) {
+        let bandwidth = match bound {
+            Bound::Read => self.read,
+            Bound::Copy => self.copy,
+            Bound::Bus => self.bus,
+        };
+        let peak = if dtype == DType::F32 { self.flops_f32 } else { self.flops_bf16 };
+        (cost.bytes as f64 / bandwidth, cost.flops as f64 / peak)
+    }
+
     pub(crate) fn measure(b: &CudaBackend) -> Result<Self> {
         let peak = |dtype| -> Result<f64> {
             let mut best = 0.0f64;
@@ -60,17 +74,18 @@ impl fmt::Display for Limits {
     }
 }
 
-/// The rate of one product, over a tenth of a second.
+/// The rate of one product: the fastest of a few bursts.
 fn flops(b: &CudaBackend, (m, n, k): Shape, dtype: DType) -> Result<f64> {
     let (x, w) = (random(b, &[m, k], dtype)?, random(b, &[n, k], dtype)?);
-    let out = b.alloc(&[m, n], dtype)?;
-    let mut outs = [out];
-    let mut work = Work::new(1, move |b, _| product(b, &x, &w, &mut outs[0]));
+    let mut out = b.alloc(&[m, n], dtype)?;
+    let mut work = Work::new(1, move |b, _| product(b, &x, &w, &mut out));
     work.prepare(b)?;
-    let per_run = work.seconds(b, 1)?;
-    let runs = (0.1 / per_run).ceil() as u64;
-    let flops = work.cost().flops as f64;
-    Ok(flops / work.seconds(b, runs)?)
+    let mut best = f64::INFINITY;
+    for _ in 0..4 {
+        sleep(REST);
+        best = best.min(work.seconds(b, 4)?);
+    }
+    Ok(work.cost().flops as f64 / best)
 }
 
 /// Uploads what is already in the staging buffers.
@@ -78,7 +93,7 @@ fn bus(b: &CudaBackend) -> Result<f64> {
     let bytes = 1usize << 30;
     let mut best = 0.0f64;
     for _ in 0..4 {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let tensor = b.upload(&[bytes / 4], DType::F32, &|_, _| Ok(()))?;
         b.synchronize()?;
         best = best.max(bytes as f64 / start.elapsed().as_secs_f64());

@@ -1,9 +1,7 @@
 //! What was measured, for people and for programs.
 
-use backend_cuda::DType;
-
 use crate::limits::Limits;
-use crate::measure::{Bench, Bound, By, Measured};
+use crate::measure::{Bench, By, Measured};
 
 /// A result against the card.
 struct Rate {
@@ -15,14 +13,8 @@ struct Rate {
 }
 
 fn rate(m: &Measured, limits: &Limits) -> Rate {
-    let bandwidth = match m.case.bound {
-        Bound::Read => limits.read,
-        Bound::Copy => limits.copy,
-        Bound::Bus => limits.bus,
-    };
-    let peak = if m.case.dtype == DType::F32 { limits.flops_f32 } else { limits.flops_bf16 };
     let (bytes, flops) = (m.cost.bytes as f64, m.cost.flops as f64);
-    let (moving, computing) = (bytes / bandwidth, flops / peak);
+    let (moving, computing) = limits.seconds(m.cost, m.case.bound, m.case.dtype);
     let share = moving.max(computing) / m.seconds;
     if computing > moving {
         Rate { value: flops / m.seconds / 1e12, unit: "TFLOP/s", digits: 0, share }
