@@ -23,10 +23,11 @@ pub(crate) struct Limits {
 }
 
 /// Products among which the fastest shows what the card can compute.
-const LARGE: [(Shape, DType); 5] = [
+const LARGE: [(Shape, DType); 6] = [
     ((8192, 8192, 8192), DType::BF16),
     ((2048, 28672, 4096), DType::BF16),
-    ((4096, 14336, 4096), DType::BF16),
+    ((2048, 4096, 14336), DType::BF16),
+    ((4096, 4096, 14336), DType::BF16),
     ((8192, 4096, 4096), DType::F32),
     ((4096, 8192, 4096), DType::F32),
 ];

@@ -1,5 +1,6 @@
 //! How an operation is timed.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -34,10 +35,11 @@ pub(crate) fn issue<O: Op>(op: O, run: impl FnOnce(Checked<O>) -> Result<()>) ->
     run(op).map(|()| cost)
 }
 
-/// A tensor of random elements.
+/// A tensor of random elements, like no other.
 pub(crate) fn random(b: &CudaBackend, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
+    static SEED: AtomicU64 = AtomicU64::new(0);
     let mut tensor = b.alloc(shape, dtype)?;
-    b.fill_random(&mut tensor, 1, 0.1)?;
+    b.fill_random(&mut tensor, SEED.fetch_add(1, Relaxed), 0.1)?;
     Ok(tensor)
 }
 
