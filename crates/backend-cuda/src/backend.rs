@@ -13,11 +13,11 @@ use crate::blas::Blas;
 use crate::builder::CudaBackendBuilder;
 use crate::device::{self, Device, DeviceMemory, Event};
 use crate::functions::{self, Functions};
+use crate::graph::{self, CudaGraph, Run};
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, PoolStats};
-use crate::graph::{self, CudaGraph, Run};
 use crate::tensor::Written;
-use crate::{CudaTensor, fused, heads, ops, products};
+use crate::{CudaTensor, bandwidth, fused, heads, ops, products};
 
 /// Outputs that blocks may share in one launch.
 pub(crate) const COUNTERS: usize = 1 << 14;
@@ -192,6 +192,15 @@ impl CudaBackend {
         from.until(to)
     }
 
+    /// Bytes read and written per second of a copy within the device's memory.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no room for the probe.
+    #[doc(hidden)]
+    pub fn copy_bandwidth(&self) -> Result<f64> {
+        bandwidth::copy(self)
+    }
+
     /// Gives memory that no tensor uses back to the driver; returns how many bytes.
     pub fn trim(&self) -> u64 {
         self.inner.pool.trim()
@@ -260,7 +269,7 @@ impl KernelBackend for CudaBackend {
         self.inner.device.synchronize()
     }
     fn read_bandwidth(&self) -> Result<f64> {
-        ops::read_bandwidth(self)
+        bandwidth::read(self)
     }
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
         self.inner.device.alive()?;
@@ -300,8 +309,8 @@ impl KernelBackend for CudaBackend {
         first: usize,
         body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
     ) -> Result<()> {
-        let run = graph
-            .run(&self.inner.device, &mut |knows_first| body(self, knows_first.then_some(first)))?;
+        let run =
+            graph.run(&self.inner.device, &mut |knows_first| body(self, knows_first.then_some(first)))?;
         match run {
             Run::Eager => 0,
             Run::Captured => self.inner.captures.fetch_add(1, Relaxed),

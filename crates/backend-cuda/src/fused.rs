@@ -1,11 +1,11 @@
 //! The fused operations of a decoding step, for one row in the residual stream's f32; other rows and types are composed.
 #![expect(unsafe_code, reason = "launches")]
 
-use backend_api::ops::{NormQkvRopeAppend, NormSwiglu, norm_qkv_rope_append, norm_swiglu};
-use backend_api::{DType, Mat, Result};
+use backend_api::ops::{Matmul, NormQkvRopeAppend, NormSwiglu, RmsNorm, WeightLayout, norm_qkv_rope_append};
+use backend_api::{DType, Io, KernelBackend, Mat, Op, Result};
 
-use crate::kernels::{matmul_vec, norm_qkv_rope_append as front, norm_swiglu as swiglu};
-use crate::ops::{dtype, launched};
+use crate::kernels::{matmul_vec, norm_qkv_rope_append as front, norm_swiglu as swiglu, swiglu as silu_up};
+use crate::ops::{dtype, launched, scalar};
 use crate::tensor::{aligned, is_settled, read, write};
 use crate::{CudaBackend, CudaTensor};
 
@@ -73,7 +73,7 @@ pub(crate) fn norm_swiglu(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
     let (weight, ffn) = (dtype(&op.w), op.out.n_cols() as u64);
     let share = share(b, &op.x, &op.norm, &op.w).filter(|_| op.out.operand().dtype == weight);
     let Some((share, grid)) = share.and_then(|share| Some((share, swiglu::grid(ffn, share)?))) else {
-        return norm_swiglu::compose(b, op);
+        return many_rows(b, op);
     };
     let NormSwiglu { x, norm, eps, w, mut out, .. } = op;
     let settled = is_settled(&w, &b.inner.device.clock) && is_settled(&norm, &b.inner.device.clock);
@@ -94,5 +94,27 @@ pub(crate) fn norm_swiglu(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
     };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `share` saw to alignment and
     // shared memory, and only settled weights are read early.
+    launched("norm_swiglu", unsafe { args.launch(launch) })
+}
+
+/// Norm, product, and then gate and up in one pass.
+fn many_rows(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
+    let NormSwiglu { x, norm, eps, w, mut out, mut scratch, mut gate_up } = op;
+    b.rmsnorm_into(RmsNorm { io: Io::Into(x, scratch.by_ref()), weight: norm, eps }.check()?)?;
+    let product = Matmul {
+        x: scratch.as_mat(),
+        w,
+        out: gate_up.by_ref(),
+        accumulate: false,
+        layout: WeightLayout::OutIn,
+    };
+    b.matmul_into(product.check()?)?;
+    let operands = [("gate_up", gate_up.operand().dtype), ("out", out.operand().dtype)];
+    let scalar = scalar("norm_swiglu", &operands)?;
+    let (rows, cols) = (out.n_rows() as u64, out.n_cols() as u64);
+    let launch = b.launch("swiglu", scalar, scalar, silu_up::grid(rows, cols))?;
+    let ((x, x_stride), (out, out_stride)) = (read(&gate_up.as_mat()), write(&mut out));
+    let args = silu_up::Args { out, out_stride, x, x_stride, rows, cols };
+    // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
     launched("norm_swiglu", unsafe { args.launch(launch) })
 }

@@ -4,6 +4,7 @@
 //! `examples/alone.rs` is a program that depends on nothing else.
 
 mod backend;
+mod bandwidth;
 mod blas;
 mod builder;
 mod device;

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "launches")]
 
 use backend_api::ops::*;
-use backend_api::{DType, DeviceTensor, Error, Io, KernelBackend, Mat, MatMut, Result};
+use backend_api::{DType, DeviceTensor, Error, Io, Mat, MatMut, Result};
 
 use crate::device::{DriverError, failure};
 use crate::kernels;
@@ -240,26 +240,4 @@ pub(crate) fn fill_random(b: &B, dst: &mut T, seed: u64, scale: f32) -> Result<(
     launched("fill_random", unsafe { args.launch(launch) })?;
     dst.written.note(&b.inner.device.clock);
     Ok(())
-}
-
-/// Bytes of the probe: more than any cache.
-const PROBE: usize = 4 << 30;
-
-/// Times products of a vector with a matrix that no cache holds.
-pub(crate) fn read_bandwidth(b: &B) -> Result<f64> {
-    let (rows, cols) = (PROBE / 2 / 8192, 8192);
-    let mut w = b.alloc(&[rows, cols], DType::BF16)?;
-    b.fill_random(&mut w, 1, 1.0)?;
-    let mut x = b.alloc(&[cols], DType::BF16)?;
-    b.fill_random(&mut x, 2, 1.0)?;
-    let mut best = 0.0f64;
-    for _ in 0..5 {
-        b.synchronize()?;
-        let start = std::time::Instant::now();
-        let out = b.matmul_vec(&w, &x)?;
-        b.synchronize()?;
-        best = best.max(PROBE as f64 / start.elapsed().as_secs_f64());
-        drop(out);
-    }
-    Ok(best)
 }

@@ -146,7 +146,9 @@ impl Handle {
             reason: format!("it {}; own kernels are used", m.reason()),
             searched: m.searched,
         };
-        let ((api, handle), _) = libraries::open("cublasLt", libraries::majors(device.version), &places, start).map_err(missing)?;
+        let ((api, handle), _) =
+            libraries::open("cublasLt", libraries::majors(device.version), &places, start)
+                .map_err(missing)?;
         Ok(Self {
             api,
             handle,

@@ -141,6 +141,9 @@ functions! {
     fn memcpy_dtoh_async = "cuMemcpyDtoHAsync_v2"(
         to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream,
     );
+    fn memcpy_dtod_async = "cuMemcpyDtoDAsync_v2"(
+        to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream,
+    );
     fn memset_d8_async = "cuMemsetD8Async"(address: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
     fn module_load_data_ex = "cuModuleLoadDataEx"(
         module: *mut CUmodule, image: *const c_void, options: c_uint, names: *mut CUjit_option,

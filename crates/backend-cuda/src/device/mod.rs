@@ -160,6 +160,14 @@ impl Device {
             .map_err(|e| self.failed("clearing", e))
     }
 
+    /// Queues a copy from device memory to other device memory.
+    pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller has `bytes` bytes at both addresses, which stay allocated until the copy has run.
+        unsafe { driver::memcpy_dtod_async(to, from, bytes, self.stream) }
+            .map_err(|e| self.failed("copying", e))
+    }
+
     /// Free bytes of the device.
     pub(crate) fn free(&self) -> Result<u64> {
         self.bind()?;

@@ -20,10 +20,12 @@ pub mod matmul_wgmma;
 pub mod mul;
 pub mod norm_qkv_rope_append;
 pub mod norm_swiglu;
+pub mod read_probe;
 pub mod rmsnorm;
 pub mod sample;
 pub mod silu;
 pub mod softmax;
+pub mod swiglu;
 pub mod weighted_sum_rows;
 pub mod weighted_sum_rows_mma;
 
@@ -50,10 +52,12 @@ pub fn signatures() -> Vec<Signature> {
         mul::Args::signature(),
         norm_qkv_rope_append::Args::signature(),
         norm_swiglu::Args::signature(),
+        read_probe::Args::signature(),
         rmsnorm::Args::signature(),
         sample::Args::signature(),
         silu::Args::signature(),
         softmax::Args::signature(),
+        swiglu::Args::signature(),
         weighted_sum_rows::Args::signature(),
         weighted_sum_rows_mma::Args::signature(),
     ]

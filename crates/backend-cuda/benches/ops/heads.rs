@@ -1,0 +1,69 @@
+//! One token's attention over the cache of a layer: 32 query heads, 8 key/value heads of 128 elements.
+
+use backend_cuda::backend_api::ops::{Attention, ComputeAttentionScores, WeightedSumRows};
+use backend_cuda::{At, CudaBackend, DType, Heads, HostTensor, KernelBackend, Mat, MatMut, Result};
+
+use crate::measure::{Bench, Bound, Case, Work, issue, random, sets};
+
+const HEADS: Heads = Heads { n_heads: 32, n_kv_heads: 8, head_dim: 128 };
+const KEYS: usize = 32_768;
+
+pub(crate) fn all(bench: &mut Bench) {
+    for dtype in [DType::BF16, DType::F32] {
+        let case = |op, keys: usize| Case::new(op, format!("{keys} keys"), dtype, Bound::Read);
+        bench.run(case("compute_attention_scores", KEYS), |b| scores(b, dtype));
+        bench.run(case("weighted_sum_rows", KEYS), |b| sums(b, dtype));
+        for keys in [512, 4096, KEYS] {
+            bench.run(case("attention", keys), |b| attention(b, keys, dtype));
+        }
+    }
+}
+
+fn scores(b: &CudaBackend, dtype: DType) -> Result<Work> {
+    let q = random(b, &[1, HEADS.q_dim()], dtype)?;
+    let n = sets(dtype.bytes(KEYS * HEADS.kv_dim()).unwrap());
+    let set = |_| Ok((random(b, &[KEYS, HEADS.kv_dim()], dtype)?, b.alloc(&[HEADS.n_heads, KEYS], dtype)?));
+    let mut sets = (0..n).map(set).collect::<Result<Vec<_>>>()?;
+    Ok(Work::new(n, move |b, i| {
+        let (k, out) = &mut sets[i];
+        let (q, k, out) = (Mat::new(&q), Mat::new(k), MatMut::new(out));
+        let op = ComputeAttentionScores { q, k, heads: HEADS, scale: HEADS.scale(), out };
+        issue(op, |op| b.compute_attention_scores_into(op))
+    }))
+}
+
+fn sums(b: &CudaBackend, dtype: DType) -> Result<Work> {
+    let mut out = b.alloc(&[1, HEADS.q_dim()], dtype)?;
+    let n = sets(dtype.bytes(KEYS * HEADS.kv_dim()).unwrap());
+    let set = |_| Ok((random(b, &[HEADS.n_heads, KEYS], dtype)?, random(b, &[KEYS, HEADS.kv_dim()], dtype)?));
+    let sets = (0..n).map(set).collect::<Result<Vec<_>>>()?;
+    Ok(Work::new(n, move |b, i| {
+        let (weights, rows) = &sets[i];
+        let (weights, rows, out) = (Mat::new(weights), Mat::new(rows), MatMut::new(&mut out));
+        issue(WeightedSumRows { weights, rows, heads: HEADS, out }, |op| b.weighted_sum_rows_into(op))
+    }))
+}
+
+fn attention(b: &CudaBackend, keys: usize, dtype: DType) -> Result<Work> {
+    let q = random(b, &[1, HEADS.q_dim()], dtype)?;
+    let mut out = b.alloc(&[1, HEADS.q_dim()], dtype)?;
+    let mut scratch = b.alloc(&[HEADS.n_heads, keys], DType::F32)?;
+    let positions = b.to_device(&HostTensor::from_vec(&[1], vec![keys as u32 - 1])?)?;
+    let n = sets(dtype.bytes(2 * keys * HEADS.kv_dim()).unwrap());
+    let cache = || random(b, &[keys, HEADS.kv_dim()], dtype);
+    let caches = (0..n).map(|_| Ok((cache()?, cache()?))).collect::<Result<Vec<_>>>()?;
+    Ok(Work::new(n, move |b, i| {
+        let (k, v) = &caches[i];
+        let op = Attention {
+            q: Mat::new(&q),
+            k: Mat::new(k),
+            v: Mat::new(v),
+            heads: HEADS,
+            window: None,
+            at: At { positions: Mat::vector(&positions), first: None },
+            out: MatMut::new(&mut out),
+            scratch: MatMut::new(&mut scratch),
+        };
+        issue(op, |op| b.attention(op))
+    }))
+}

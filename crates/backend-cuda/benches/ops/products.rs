@@ -1,0 +1,57 @@
+//! Products with weights: of one row, and of many.
+
+use backend_cuda::backend_api::ops::{Matmul, WeightLayout};
+use backend_cuda::{CudaBackend, CudaTensor, DType, KernelBackend, Mat, MatMut, Result};
+
+use crate::measure::{Bench, Bound, By, Case, Cost, Work, issue, random, sets};
+
+/// Rows of `x`, outputs and inputs.
+pub(crate) type Shape = (usize, usize, usize);
+
+/// Outputs and inputs of a layer's four products and of the one that gives the logits, in the shape of Mistral-7B.
+const LAYERS: [(usize, usize); 5] =
+    [(6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336), (32_000, 4096)];
+
+pub(crate) fn all(bench: &mut Bench) {
+    for dtype in [DType::BF16, DType::F32] {
+        for (n, k) in LAYERS {
+            run(bench, (1, n, k), dtype, By::Torchless);
+            run(bench, (1, n, k), dtype, By::Cublas);
+        }
+    }
+    for m in [16, 64, 512, 2048] {
+        for (n, k) in &LAYERS[..4] {
+            run(bench, (m, *n, *k), DType::BF16, By::Own);
+            run(bench, (m, *n, *k), DType::BF16, By::Cublas);
+        }
+    }
+    run(bench, (8192, 4096, 4096), DType::F32, By::Own);
+    run(bench, (8192, 4096, 4096), DType::F32, By::Cublas);
+}
+
+fn run(bench: &mut Bench, (m, n, k): Shape, dtype: DType, by: By) {
+    let case = Case { by, ..Case::new("matmul", format!("{m} × {n} × {k}"), dtype, Bound::Read) };
+    bench.run(case, |b| {
+        let count = sets(dtype.bytes(n * k).unwrap());
+        let weights = (0..count).map(|_| random(b, &[n, k], dtype)).collect::<Result<Vec<_>>>()?;
+        let x = random(b, &[m, k], dtype)?;
+        let mut out = b.alloc(&[m, n], dtype)?;
+        Ok(Work::new(count, move |b, i| {
+            let op = matmul(&x, &weights[i], &mut out);
+            match by {
+                By::Cublas => issue(op, |op| b.cublas_matmul_into(op)),
+                By::Torchless | By::Own => issue(op, |op| b.matmul_into(op)),
+            }
+        }))
+    });
+}
+
+fn matmul<'a>(x: &'a CudaTensor, w: &'a CudaTensor, out: &'a mut CudaTensor) -> Matmul<'a, CudaTensor> {
+    let (x, w, out) = (Mat::new(x), Mat::new(w), MatMut::new(out));
+    Matmul { x, w, out, accumulate: false, layout: WeightLayout::OutIn }
+}
+
+/// A product as the backend runs it.
+pub(crate) fn product(b: &CudaBackend, x: &CudaTensor, w: &CudaTensor, out: &mut CudaTensor) -> Result<Cost> {
+    issue(matmul(x, w, out), |op| b.matmul_into(op))
+}

@@ -1,0 +1,24 @@
+//! Launches `kernels/swiglu.cu`.
+
+use super::grid::eights;
+use crate::launch::{In, Out, Scalar, kernel};
+
+kernel! {
+    /// `out = silu(gate) · up` of rows that hold gate and up side by side.
+    fn swiglu(
+        out: Out<'a, Scalar>,
+        out_stride: u64,
+        x: In<'a, Scalar>,
+        x_stride: u64,
+        rows: u64,
+        cols: u64,
+    ),
+    block = 256,
+    types = "f32 f16 bf16",
+    targets = "compute_50 compute_80",
+}
+
+/// Blocks of a launch.
+pub fn grid(rows: u64, cols: u64) -> u32 {
+    eights(rows, cols)
+}
