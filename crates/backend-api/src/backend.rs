@@ -58,6 +58,15 @@ pub trait KernelBackend: Send + Sync + Sized {
         DType::F32
     }
 
+    /// Gets ready for weights of this type: loads what operations on them would otherwise load one by one. A decoder calls
+    /// it while weights are being read.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn prepare(&self, _weights: DType) -> Result<()> {
+        Ok(())
+    }
+
     /// What was done so far.
     fn counters(&self) -> Counters;
 

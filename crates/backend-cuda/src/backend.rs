@@ -249,6 +249,12 @@ impl KernelBackend for CudaBackend {
     fn activation_dtype(&self, weights: DType) -> DType {
         if weights.is_float() { weights } else { DType::F32 }
     }
+    /// Loads the kernels for weights and activations of this type, and for activations in f32.
+    fn prepare(&self, weights: DType) -> Result<()> {
+        self.preload(weights, weights)?;
+        self.preload(DType::F32, weights)?;
+        Ok(())
+    }
     fn counters(&self) -> Counters {
         let i = &self.inner;
         Counters {

@@ -16,7 +16,7 @@ type T = CudaTensor;
 fn share(b: &B, x: &Mat<'_, T>, norm: &Mat<'_, T>, w: &Mat<'_, T>) -> Option<u32> {
     let k = x.n_cols();
     let typed = dtype(x) == DType::F32 && dtype(norm) == dtype(w);
-    let even = k > 0 && k % 8 == 0 && [x, norm, w].into_iter().all(aligned);
+    let even = k > 0 && k.is_multiple_of(8) && [x, norm, w].into_iter().all(aligned);
     let shared = DType::F32.bytes(k)? as u64;
     let fits = shared <= u64::from(b.inner.device.shared_memory.saturating_sub(1 << 10).min(96 << 10));
     let one = x.n_rows() == 1 && typed && even && fits;
@@ -28,7 +28,7 @@ pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Resul
     let stored = [op.qkv.operand().dtype, op.k.operand().dtype, op.v.operand().dtype];
     let rows = op.heads.qkv_dim() as u64;
     let share = share(b, &op.x, &op.norm, &op.w)
-        .filter(|_| op.heads.head_dim % 4 == 0 && stored.iter().all(|t| *t == weight));
+        .filter(|_| op.heads.head_dim.is_multiple_of(4) && stored.iter().all(|t| *t == weight));
     let Some((share, grid)) = share.and_then(|share| Some((share, front::grid(rows, share)?))) else {
         return norm_qkv_rope_append::compose(b, op);
     };

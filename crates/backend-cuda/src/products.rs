@@ -43,7 +43,7 @@ fn vector(b: &CudaBackend, op: &Matmul<'_, CudaTensor>, (scalar, weight, _): Typ
     let k = op.x.n_cols();
     let fits =
         scalar.bytes(k)? <= b.inner.device.shared_memory.saturating_sub(1 << 10).min(96 << 10) as usize;
-    let even = k % 8 == 0 && aligned(&op.x) && aligned(&op.w);
+    let even = k.is_multiple_of(8) && aligned(&op.x) && aligned(&op.w);
     if op.x.n_rows() != 1 || op.layout != WeightLayout::OutIn || !fits || !even {
         return None;
     }

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::Instant;
 
 use backend_api::{DType, Error, KernelBackend, Result, tensor_bytes};
@@ -160,18 +162,26 @@ impl<B: KernelBackend> Model<B> {
         let dtype = options.dtype.or(stored).unwrap_or(DType::F32);
         let loader = Loader::new(&config, dtype, options)?;
         refuse_surplus(&config, weights)?;
-        let tensors = loader.tensors(|shape, parts| {
-            let mut spans = Vec::with_capacity(parts.len());
-            let mut end = 0;
-            for part in parts {
-                weights.require(&part.name, &part.shape)?;
-                end += tensor_bytes(&part.shape, dtype)?;
-                spans.push((end, part.name.as_str()));
-            }
-            backend.upload(shape, dtype, &|offset, out| {
-                loader.advance(out.len())?;
-                read_spans(weights, dtype, &spans, offset, out)
+        let read = || {
+            loader.tensors(|shape, parts| {
+                let mut spans = Vec::with_capacity(parts.len());
+                let mut end = 0;
+                for part in parts {
+                    weights.require(&part.name, &part.shape)?;
+                    end += tensor_bytes(&part.shape, dtype)?;
+                    spans.push((end, part.name.as_str()));
+                }
+                backend.upload(shape, dtype, &|offset, out| {
+                    loader.advance(out.len())?;
+                    read_spans(weights, dtype, &spans, offset, out)
+                })
             })
+        };
+        let tensors = thread::scope(|scope| {
+            let prepared = scope.spawn(|| backend.prepare(dtype));
+            let tensors = read()?;
+            prepared.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            Ok::<_, Error>(tensors)
         })?;
         backend.synchronize()?;
         let report = loader.report();

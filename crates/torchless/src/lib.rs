@@ -28,12 +28,12 @@ mod unified;
 pub use backend::{Backend, Graph};
 pub use backend_api::ops::{self, SampleParams};
 pub use backend_api::{
-    At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor, Io,
-    KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
+    At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor,
+    Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
 };
 pub use backend_cpu::{CpuBackend, CpuTensor};
 #[cfg(feature = "cuda")]
-pub use backend_cuda::{CudaBackend, CudaTensor};
+pub use backend_cuda::{CudaBackend, CudaBackendBuilder, CudaTensor, KernelSource};
 pub use decoder::{
     Config, DEFAULT_PREFILL_CHUNK, Family, FinishReason, GenerateOptions, Generation, GenerationStats,
     LoadOptions, LoadReport, Model, ModelBytes, RopeScaling, Session, StopStrings, TextStream, Token,
