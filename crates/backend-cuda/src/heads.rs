@@ -20,7 +20,10 @@ type T = CudaTensor;
 /// Whether tensor cores take these operands, each of rows of heads of `dim` columns.
 fn on_tensor_cores(b: &B, dim: usize, scalar: DType, weight: DType, operands: &[&Mat<'_, T>]) -> bool {
     let halves = scalar == weight && matches!(scalar, DType::F16 | DType::BF16);
-    halves && dim.is_multiple_of(8) && b.inner.device.capability >= (8, 0) && operands.iter().all(|m| aligned(m))
+    halves
+        && dim.is_multiple_of(8)
+        && b.inner.device.capability >= (8, 0)
+        && operands.iter().all(|m| aligned(m))
 }
 
 pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>) -> Result<()> {
