@@ -34,8 +34,11 @@ struct State {
         top = lanes_fold(top, 4, [](f32 a, f32 b) { return fmaxf(a, b); });
         f32 before = relative(max, top);
         max = top, sum *= before;
-        for (u32 j = 0; j < 16; j++)
-            for (u32 e = 0; e < 4; e++) out[j][e] *= before;
+        if (__any_sync(0xffffffffu, before != 1.0f))
+#pragma unroll
+            for (u32 j = 0; j < 16; j++)
+#pragma unroll
+                for (u32 e = 0; e < 4; e++) out[j][e] *= before;
 #pragma unroll
         for (u32 n = 0; n < 2; n++) {
 #pragma unroll
@@ -99,29 +102,49 @@ __device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, co
     __syncthreads();
 }
 
-// Folds n outputs, each relative to its own maximum and `step` apart, in order; at(i) gives where the i-th begins: maximum,
-// sum, columns.
-template <class At> __device__ inline f32 fold(u32 n, u32 column, f32& max, f32& sum, At at) {
-    f32 total = 0.0f, peak[16], part[16], value[16];
+// Folds n parts, each relative to its own maximum, in order; get(i) gives maximum, sum and value of the i-th.
+template <class Get> __device__ inline f32 fold(u32 n, f32& max, f32& sum, Get get) {
+    f32 total = 0.0f, peak[8], part[8], value[8];
     max = -infinity(), sum = 0.0f;
-    for (u32 first = 0; first < n; first += 16) {
+    for (u32 first = 0; first < n; first += 8) {
 #pragma unroll
-        for (u32 i = 0; i < 16; i++) {
-            const f32* p = at(min(first + i, n - 1));
-            peak[i] = __ldcg(p), part[i] = __ldcg(p + 1), value[i] = __ldcg(p + 2 + column);
-        }
+        for (u32 i = 0; i < 8; i++) get(min(first + i, n - 1), peak[i], part[i], value[i]);
         f32 top = max;
 #pragma unroll
-        for (u32 i = 0; i < 16; i++) top = fmaxf(top, peak[i]);
+        for (u32 i = 0; i < 8; i++) top = fmaxf(top, peak[i]);
         f32 before = relative(max, top);
         max = top, sum *= before, total *= before;
 #pragma unroll
-        for (u32 i = 0; i < 16; i++) {
+        for (u32 i = 0; i < 8; i++) {
             f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
             sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
         }
     }
     return total;
+}
+
+// The blocks of a cluster wait for each other and see what they wrote; a block alone waits for its own threads.
+__device__ inline void meet_in_cluster(u32 cluster) {
+#if __CUDA_ARCH__ >= 900
+    if (cluster > 1) {
+        asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+        return;
+    }
+#endif
+    __syncthreads();
+}
+
+// What another block of the cluster has where this one has `at`, in shared memory.
+__device__ inline f32 of_block(const f32* at, u32 rank) {
+#if __CUDA_ARCH__ >= 900
+    f32 v;
+    u32 own = (u32)__cvta_generic_to_shared(at), other;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(other) : "r"(own), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(other));
+    return v;
+#else
+    return *at;
+#endif
 }
 
 // Scores with +inf, or -inf alone, have no softmax.

@@ -2,13 +2,16 @@
 //                end = min(positions[r], capacity - 1) + 1, g = h / group: for few rows, whose keys are split
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
-//         partials: 8 * (head_dim + 2) per split of every tile   counters: one per tile, 0
-// launch  grid = rows * n_kv_heads * ceil(group / 8) tiles * splits; block = 256
-// needs   head_dim <= 128, a multiple of 8; q, k and v aligned to 16 bytes in every row; capacity < 2^32; out apart from
+//         partials: 8 * 130 per split of every tile   counters: one per tile, 0
+// launch  grid = rows * n_kv_heads * ceil(group / 8) tiles * splits; block = 256; clusters of `cluster` blocks, which divides
+//         splits and is 1 below compute capability 9.0
+// needs   head_dim <= 128, a multiple of 8; q, k and v aligned to 16 bytes in every row; capacity < 2^31; out apart from
 //         the rest
 // how     a block takes the queries of a tile and a split of the keys, its warps 16 keys at a time: scores on tensor cores,
-//         a running maximum, weights as two 16-bit numbers (value and remainder) times values on tensor cores. The
-//         block that comes last puts the splits together, in order. Keys outside the window are never read.
+//         a running maximum, weights as two 16-bit numbers (value and remainder) times values on tensor cores. A
+//         cluster puts its parts together through its shared memory, in order; where one cluster is not enough, the
+//         block that comes last puts those of several together. Keys outside the window are never read. To overlap, the
+//         keys that an earlier position would have seen are prefetched.
 // cost    reads the keys and values that a row sees once for up to eight query heads
 
 #include "common.cuh"
@@ -17,43 +20,89 @@
 #include "merge.cuh"
 #include "attend.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
-attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
-              u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
-              f32 scale, f32* partials, u32* counters, u32 splits) {
-    __shared__ f32 found[8][HEADS][DIM + 4], peaks[8][HEADS][2];
-    release_next();
-    await_previous();
-    u32 parts = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
-    u32 row = index / parts / n_kv_heads, kv_head = index / parts % n_kv_heads, head = index % parts * HEADS;
-    u64 last = min((u64)fresh(positions + row), capacity - 1) + 1, begin = last > window ? last - window : 0;
-    // Splits of at least two warps' keys; those beyond the last key have nothing to do.
-    u64 each = ((last - begin + splits - 1) / splits + 2 * KEYS - 1) / (2 * KEYS) * (2 * KEYS);
-    u32 active = (last - begin + each - 1) / each, heads = min(group - head, HEADS);
-    if (split >= active) return;
-    u64 first = begin + split * each;
-    u64 columns = (u64)(kv_head * group + head) * head_dim;
-    attend(first, min(first + each, last), heads, q + row * q_stride + columns, k + kv_head * head_dim, k_stride,
-           v + kv_head * head_dim, v_stride, head_dim, scale, found, peaks);
-    const u32 step = DIM + 2;
-    f32* own = partials + ((u64)index * splits + split) * HEADS * step;
+// What a block, and then a cluster, has found: sums relative to maxima.
+struct Found {
+    f32 peak[HEADS][2], total[HEADS][DIM];
+};
+
+// A block's share of a row's keys.
+struct Keys {
+    u32 first, end, blocks;  // blocks: that have one
+
+    __device__ Keys(u32 position, u32 capacity, u64 window, u32 split, u32 splits, u32 cluster) {
+        u32 last = min(position, capacity - 1) + 1, begin = last > window ? last - (u32)window : 0, count = last - begin;
+        // One cluster where its warps have few keys each.
+        blocks = cluster > 1 && count <= cluster * 8 * 2 * KEYS ? cluster : splits;
+        u32 each = ((count - 1) / (blocks * KEYS) + 1) * KEYS;
+        if (cluster == 1) blocks = (count + each - 1) / each;
+        first = begin + min(split * each, count), end = begin + min(split * each + each, count);
+    }
+};
+
+__device__ inline void prefetch(const weight* from, u64 stride, const Keys& keys, u32 head_dim) {
+    u32 lines = (head_dim + 63) / 64, count = min(keys.end - keys.first, 256u) * lines;
+    for (u32 i = threadIdx.x; i < count; i += 256)
+        asm volatile("prefetch.global.L2 [%0];" :: "l"(from + (u64)(keys.first + i / lines) * stride + i % lines * 64));
+}
+
+// The parts of eight warps together.
+__device__ inline void meet_warps(const f32 (*parts)[HEADS][DIM + 4], const f32 (*peaks)[HEADS][2], u32 heads, u32 head_dim,
+                                  Found& found) {
     for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
         u32 h = e / head_dim, c = e % head_dim;
         f32 max = -infinity(), sum = 0.0f, total = 0.0f;
         for (u32 warp = 0; warp < 8; warp++) max = fmaxf(max, peaks[warp][h][0]);
         for (u32 warp = 0; warp < 8; warp++) {
             f32 share = relative(peaks[warp][h][0], max);
-            sum += peaks[warp][h][1] * share, total += found[warp][h][c] * share;
+            sum += peaks[warp][h][1] * share, total += parts[warp][h][c] * share;
         }
-        if (active == 1) store(out + row * out_stride + columns + e, quotient(total, max, sum));
-        else own[h * step + 2 + c] = total;
-        if (active > 1 && c == 0) own[h * step] = max, own[h * step + 1] = sum;
+        found.total[h][c] = total;
+        if (c == 0) found.peak[h][0] = max, found.peak[h][1] = sum;
     }
-    if (active == 1 || !last_of(counters + index, active)) return;
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
+              u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
+              f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
+    __shared__ f32 parts[8][HEADS][DIM + 4], peaks[8][HEADS][2];
+    __shared__ Found found;
+    u32 tiles_of_head = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
+    u32 row = index / tiles_of_head / n_kv_heads, kv_head = index / tiles_of_head % n_kv_heads;
+    u32 head = index % tiles_of_head * HEADS, heads = min(group - head, HEADS);
+    k += kv_head * head_dim, v += kv_head * head_dim;
+    release_next();
+    if (cluster > 1) {
+        Keys likely(fresh(positions + row), capacity, window, split, splits, cluster);
+        prefetch(k, k_stride, likely, head_dim), prefetch(v, v_stride, likely, head_dim);
+    }
+    await_previous();
+    Keys keys(fresh(positions + row), capacity, window, split, splits, cluster);
+    if (split >= keys.blocks) return;
+    u64 columns = (u64)(kv_head * group + head) * head_dim;
+    attend(keys.first, keys.end, heads, q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
+    meet_warps(parts, peaks, heads, head_dim, found);
+    u32 rank = split % cluster, count = keys.blocks / cluster, part = split / cluster;
+    const u32 step = DIM + 2;
+    f32* own = partials + ((u64)index * splits + part) * HEADS * step;
+    meet_in_cluster(cluster);
+    for (u32 e = rank * 256 + threadIdx.x; e < heads * head_dim; e += cluster * 256) {
+        u32 h = e / head_dim, c = e % head_dim;
+        f32 max, sum, total = fold(cluster, max, sum, [&](u32 i, f32& peak, f32& part, f32& value) {
+            peak = of_block(&found.peak[h][0], i), part = of_block(&found.peak[h][1], i), value = of_block(&found.total[h][c], i);
+        });
+        if (count == 1) store(out + row * out_stride + columns + e, quotient(total, max, sum));
+        else own[h * step + 2 + c] = total;
+        if (count > 1 && c == 0) own[h * step] = max, own[h * step + 1] = sum;
+    }
+    meet_in_cluster(cluster);
+    if (count == 1 || !last_of(counters + index, keys.blocks)) return;
     for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
-        f32 max, sum;
         const f32* of_head = partials + ((u64)index * splits * HEADS + e / head_dim) * step;
-        f32 total = fold(active, e % head_dim, max, sum, [=](u32 i) { return of_head + (u64)i * HEADS * step; });
+        f32 max, sum, total = fold(count, max, sum, [&](u32 i, f32& peak, f32& part, f32& value) {
+            const f32* p = of_head + (u64)i * HEADS * step;
+            peak = __ldcg(p), part = __ldcg(p + 1), value = __ldcg(p + 2 + e % head_dim);
+        });
         store(out + row * out_stride + columns + e, quotient(total, max, sum));
     }
 }

@@ -1,7 +1,8 @@
 // matmul_vec: out[j] = sum_c x[c] * w[j, c] (+ out[j] if `accumulate`)
 //
 // shape   x: [k]   w: [n, k], rows by stride   out: [n], f32 instead of x's type if `wide`
-// launch  grid = ceil(n / 4) * share / 8, rounded up, share in 1, 2, 4, 8; block = 256; shared = 98304 or less: k of x
+// launch  grid = ceil(n / 4) * share / 8, rounded up; share in 1, 2, 4, 8;
+//         block = 256; shared = 98304 or less: k of x
 // needs   k a multiple of 8; x and w aligned to 16 bytes in every row; out apart from x and w; to overlap, w must not be
 //         written by a kernel in flight
 // how     warps stream four rows at a time, `share` warps a part of each (rows.cuh); sums in f32, in a fixed order
@@ -11,25 +12,30 @@
 #include "overlap.cuh"
 #include "rows.cuh"
 
-template <class E> __device__ inline void finish(E* out, u64 j, f32 sum, u32 accumulate) {
-    store(out + j, accumulate ? to_f32(fresh(out + j)) + sum : sum);
-}
-
 extern "C" __global__ void __launch_bounds__(256)
 matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u32 k, u32 share, u32 accumulate,
            u32 wide) {
     u32 pieces = k / PIECE;
-    stream_rows<scalar>((n + R - 1) / R, pieces, share,
-        [=](u64 group, u32 r) { return w + min(group * R + r, n - 1) * w_stride; },
-        [=](uint4* vector) {
+    f32 old[R] = {};
+    stream_rows<scalar>(w, w_stride, (n + R - 1) / R, pieces, share,
+        [=](u64 group, u32 r) { return min(group * R + r, n - 1); },
+        [](uint4*) {},
+        [=, &old](uint4* vector, u64 group) {
             const u32 each = 16 / sizeof(scalar);
             for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);
-        },
-        [=](u64 group, const f32 (&sums)[R]) {
 #pragma unroll
-            for (u32 r = 0; r < R; r++)
-                if (group * R + r >= n) continue;
-                else if (wide) finish((f32*)out, group * R + r, sums[r], accumulate);
-                else finish(out, group * R + r, sums[r], accumulate);
+            for (u32 r = 0; r < R; r++) {
+                if (!accumulate || group >= n || group * R + r >= n) continue;
+                old[r] = wide ? fresh((f32*)out + group * R + r) : to_f32(fresh(out + group * R + r));
+            }
+        },
+        [=, &old](u64 group, const f32 (&sums)[R]) {
+#pragma unroll
+            for (u32 r = 0; r < R; r++) {
+                u64 j = group * R + r;
+                if (j >= n) continue;
+                if (wide) store((f32*)out + j, old[r] + sums[r]);
+                else store(out + j, old[r] + sums[r]);
+            }
         });
 }

@@ -26,30 +26,34 @@ template <class X> __device__ inline void vector_piece(const uint4* vector, u32 
     }
 }
 
-// finish(group, sums) with sums[r] = w[row(group, r)] . vector for every group of R rows. stage(vector) fills shared memory
-// with `pieces` pieces of type X, by all threads of the block; weights are on their way by then. block = 256, grid =
-// groups * share / 8; shared = 16 bytes per piece and plane.
-template <class X, class Rows, class Stage, class Finish>
-__device__ inline void stream_rows(u64 groups, u32 pieces, u32 share, Rows row, Stage stage, Finish finish) {
+// finish(group, sums) with sums[r] = w[row(group, r)] . vector for every group of R rows. Shared memory is filled with
+// `pieces` pieces of type X by all threads of the block: before(vector) while a predecessor may still run, then
+// after(vector, group), where `group` is what the thread will finish, if it is below `groups`. Weights are on their way by
+// then. block = 256, grid = groups * share / 8; shared = 16 bytes per piece and plane.
+template <class X, class Rows, class Before, class After, class Finish>
+__device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 pieces, u32 share, Rows row,
+                                   Before before, After after, Finish finish) {
     extern __shared__ uint4 vector[];
     __shared__ f32 parts[8][R];
-    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, per = (pieces + share - 1) / share;
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, per = (pieces + share - 1) / share, slots = 8 / share;
     u32 first = warp % share * per + lane, end = min(warp % share * per + per, pieces);
-    u64 group = (u64)blockIdx.x * (8 / share) + warp / share;
+    u64 group = min((u64)blockIdx.x * slots + warp / share, groups - 1);
+    u64 own = threadIdx.x < slots ? (u64)blockIdx.x * slots + threadIdx.x : groups;
     const weight* rows[R];
     uint4 held[U][R];
 #pragma unroll
-    for (u32 r = 0; r < R; r++) rows[r] = row(min(group, groups - 1), r);
+    for (u32 r = 0; r < R; r++) rows[r] = w + row(group, r) * stride;
 #pragma unroll
     for (u32 u = 0; u < U; u++)
 #pragma unroll
         for (u32 r = 0; r < R; r++)
             if (first + u * 32 < end) held[u][r] = once16(rows[r] + (u64)(first + u * 32) * PIECE);
     release_next();
+    before(vector);
     await_previous();
-    stage(vector);
+    after(vector, own);
     __syncthreads();
-    f32 sums[R] = {}, x[PIECE], w[PIECE];
+    f32 sums[R] = {}, x[PIECE], v[PIECE];
     for (u32 p = first; p < end; p += 32 * U) {
 #pragma unroll
         for (u32 u = 0; u < U; u++) {
@@ -57,9 +61,9 @@ __device__ inline void stream_rows(u64 groups, u32 pieces, u32 share, Rows row, 
             vector_piece<X>(vector, pieces, p + u * 32, x);
 #pragma unroll
             for (u32 r = 0; r < R; r++) {
-                unpack_piece(held[u][r], w, weight());
+                unpack_piece(held[u][r], v, weight());
 #pragma unroll
-                for (u32 e = 0; e < PIECE; e++) sums[r] += w[e] * x[e];
+                for (u32 e = 0; e < PIECE; e++) sums[r] += v[e] * x[e];
             }
             u32 next = p + (U + u) * 32;
 #pragma unroll
@@ -73,12 +77,51 @@ __device__ inline void stream_rows(u64 groups, u32 pieces, u32 share, Rows row, 
         if (lane == 0) parts[warp][r] = sums[r];
     }
     __syncthreads();
-    group = (u64)blockIdx.x * (8 / share) + threadIdx.x;
-    if (threadIdx.x >= 8 / share || group >= groups) return;
+    if (own >= groups) return;
 #pragma unroll
     for (u32 r = 0; r < R; r++) {
         sums[r] = 0.0f;
         for (u32 s = 0; s < share; s++) sums[r] += parts[threadIdx.x * share + s][r];
     }
-    finish(group, sums);
+    finish(own, sums);
 }
+
+// Stages norm[c] * x[c] in f32; 1 / sqrt(mean(x^2) + eps) is multiplied with the sums. `weights` before the predecessor has
+// finished, `row` after, `scale` once all threads have met.
+struct Norm {
+    const f32* x;
+    const weight* norm;
+    u32 k;
+    f32 eps;
+
+    __device__ float4* at(uint4* vector, u32 i) const { return (float4*)vector + place<f32>(i, k / PIECE); }
+    __device__ void weights(uint4* vector) const {
+        f32 v[8];
+#pragma unroll 2
+        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
+            load8_wide(norm + i, v);
+            *at(vector, i) = make_float4(v[0], v[1], v[2], v[3]);
+            *at(vector, i + 4) = make_float4(v[4], v[5], v[6], v[7]);
+        }
+    }
+    __device__ void row(uint4* vector, f32 (&squares)[8]) const {
+        f32 sum = 0.0f;
+#pragma unroll 2
+        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
+            uint4 low = fresh16(x + i), high = fresh16(x + i + 4);
+            f32 a[4], b[4];
+            unpack_piece(low, a, f32()), unpack_piece(high, b, f32());
+            for (u32 e = 0; e < 4; e++) sum += a[e] * a[e] + b[e] * b[e];
+            float4 p = *at(vector, i), q = *at(vector, i + 4);
+            *at(vector, i) = make_float4(p.x * a[0], p.y * a[1], p.z * a[2], p.w * a[3]);
+            *at(vector, i + 4) = make_float4(q.x * b[0], q.y * b[1], q.z * b[2], q.w * b[3]);
+        }
+        sum = lanes_fold(sum, 32, [](f32 a, f32 b) { return a + b; });
+        if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
+    }
+    __device__ f32 scale(const f32 (&squares)[8]) const {
+        f32 sum = 0.0f;
+        for (u32 warp = 0; warp < 8; warp++) sum += squares[warp];
+        return 1.0f / sqrtf(sum / k + eps);
+    }
+};

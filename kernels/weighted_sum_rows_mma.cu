@@ -25,10 +25,14 @@ __device__ inline void load_rows(const weight* from, u64 stride, u32 left, uint4
         held[i / 2][i % 2] = row < left ? *(const uint4*)(from + row * stride) : make_uint4(0, 0, 0, 0);
     }
 }
-// Their weights.
-__device__ inline void load_factors(const scalar* from, u32 left, u32 (&held)[4]) {
+// Their weights; `paired` promises that those of two neighbours are aligned to 4 bytes.
+__device__ inline void load_factors(const scalar* from, u32 left, bool paired, u32 (&held)[4]) {
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
+        if (paired && i * 8 + 1 < left) {
+            held[i] = fresh((const u32*)(from + i * 8));
+            continue;
+        }
         u32 low = i * 8 < left ? fresh(from + i * 8).bits : 0;
         u32 high = i * 8 + 1 < left ? fresh(from + i * 8 + 1).bits : 0;
         held[i] = low | high << 16;
@@ -42,7 +46,7 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
     __shared__ f32 found[8][OUTPUTS][COLUMNS];
     Shape shape = {m, n, n_kv_heads, group, cols, splits};
     u32 warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    bool waited = false;
+    bool waited = false, paired = ((u64)weights | weights_stride * 2) % 4 == 0;
     for (u64 index = blockIdx.x; index < shape.tiles() * splits; index += gridDim.x) {
         Work work(index, shape);
         bool real = work.output + g < m * group;
@@ -54,7 +58,7 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
         u32 a[4];
         load_rows(from, rows_stride, column_left, held);
         if (!waited) release_next(), await_previous(), waited = true;
-        load_factors(factors, real ? left : 0, a);
+        load_factors(factors, real ? left : 0, paired, a);
         f32 sums[8][4] = {};
         for (u32 step = 8 * ROWS;; from += step * rows_stride, factors += step) {
 #pragma unroll
@@ -66,7 +70,7 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
             left -= min(left, step), column_left -= min(column_left, step);
             if (!__any_sync(0xffffffffu, left > 0)) break;
             load_rows(from + step * rows_stride, rows_stride, column_left, held);
-            load_factors(factors + step, real ? left : 0, a);
+            load_factors(factors + step, real ? left : 0, paired, a);
         }
 #pragma unroll
         for (u32 e = 0; e < 8; e++) found[warp][g][16 * t + e] = sums[e][0], found[warp][g][16 * t + 8 + e] = sums[e][1];

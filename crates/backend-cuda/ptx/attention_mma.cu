@@ -2,13 +2,16 @@
 //                end = min(positions[r], capacity - 1) + 1, g = h / group: for few rows, whose keys are split
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
-//         partials: 8 * (head_dim + 2) per split of every tile   counters: one per tile, 0
-// launch  grid = rows * n_kv_heads * ceil(group / 8) tiles * splits; block = 256
-// needs   head_dim <= 128, a multiple of 8; q, k and v aligned to 16 bytes in every row; capacity < 2^32; out apart from
+//         partials: 8 * 130 per split of every tile   counters: one per tile, 0
+// launch  grid = rows * n_kv_heads * ceil(group / 8) tiles * splits; block = 256; clusters of `cluster` blocks, which divides
+//         splits and is 1 below compute capability 9.0
+// needs   head_dim <= 128, a multiple of 8; q, k and v aligned to 16 bytes in every row; capacity < 2^31; out apart from
 //         the rest
 // how     a block takes the queries of a tile and a split of the keys, its warps 16 keys at a time: scores on tensor cores,
-//         a running maximum, weights as two 16-bit numbers (value and remainder) times values on tensor cores. The
-//         block that comes last puts the splits together, in order. Keys outside the window are never read.
+//         a running maximum, weights as two 16-bit numbers (value and remainder) times values on tensor cores. A
+//         cluster puts its parts together through its shared memory, in order; where one cluster is not enough, the
+//         block that comes last puts those of several together. Keys outside the window are never read. To overlap, the
+//         keys that an earlier position would have seen are prefetched.
 // cost    reads the keys and values that a row sees once for up to eight query heads
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -123,14 +126,22 @@ __device__ inline u32 lanes_for(u64 n, u32 most) {
     return lanes;
 }
 
+// a / b and a % b, by 32 bits where that suffices, which is several times as fast.
+__device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
+    if ((a | b) >> 32) quotient = a / b, rest = a % b;
+    else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
+}
+
 // f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
 template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
-    u64 eights = (cols + 7) / 8;
+    u64 eights = (cols + 7) / 8, down, row, across, tile, at;
     u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
-    u64 across = (eights + lanes - 1) / lanes, down = (rows + high - 1) / high;
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 row = tile / across * high + threadIdx.x / lanes;
-        u64 column = (tile % across * lanes + threadIdx.x % lanes) * 8;
+    divide(eights + lanes - 1, lanes, across, at);
+    divide(rows + high - 1, high, down, at);
+    for (tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
+        divide(tile, across, row, at);
+        row = row * high + threadIdx.x / lanes;
+        u64 column = (at * lanes + threadIdx.x % lanes) * 8;
         if (row < rows && column < cols) f(row, column);
     }
 }
@@ -179,18 +190,18 @@ __device__ inline void release_next() {}
 __device__ inline uint4 fresh16(const void* p) {
     uint4 v;
     asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
 __device__ inline u32 fresh(const u32* p) {
     u32 v;
-    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p));
     return v;
 }
 __device__ inline f32 fresh(const f32* p) { return __uint_as_float(fresh((const u32*)p)); }
 template <class E> __device__ inline E fresh(const E* p) {
     E v;
-    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p) : "memory");
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p));
     return v;
 }
 
@@ -296,8 +307,11 @@ struct State {
         top = lanes_fold(top, 4, [](f32 a, f32 b) { return fmaxf(a, b); });
         f32 before = relative(max, top);
         max = top, sum *= before;
-        for (u32 j = 0; j < 16; j++)
-            for (u32 e = 0; e < 4; e++) out[j][e] *= before;
+        if (__any_sync(0xffffffffu, before != 1.0f))
+#pragma unroll
+            for (u32 j = 0; j < 16; j++)
+#pragma unroll
+                for (u32 e = 0; e < 4; e++) out[j][e] *= before;
 #pragma unroll
         for (u32 n = 0; n < 2; n++) {
 #pragma unroll
@@ -361,24 +375,20 @@ __device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, co
     __syncthreads();
 }
 
-// Folds n outputs, each relative to its own maximum and `step` apart, in order; at(i) gives where the i-th begins: maximum,
-// sum, columns.
-template <class At> __device__ inline f32 fold(u32 n, u32 column, f32& max, f32& sum, At at) {
-    f32 total = 0.0f, peak[16], part[16], value[16];
+// Folds n parts, each relative to its own maximum, in order; get(i) gives maximum, sum and value of the i-th.
+template <class Get> __device__ inline f32 fold(u32 n, f32& max, f32& sum, Get get) {
+    f32 total = 0.0f, peak[8], part[8], value[8];
     max = -infinity(), sum = 0.0f;
-    for (u32 first = 0; first < n; first += 16) {
+    for (u32 first = 0; first < n; first += 8) {
 #pragma unroll
-        for (u32 i = 0; i < 16; i++) {
-            const f32* p = at(min(first + i, n - 1));
-            peak[i] = __ldcg(p), part[i] = __ldcg(p + 1), value[i] = __ldcg(p + 2 + column);
-        }
+        for (u32 i = 0; i < 8; i++) get(min(first + i, n - 1), peak[i], part[i], value[i]);
         f32 top = max;
 #pragma unroll
-        for (u32 i = 0; i < 16; i++) top = fmaxf(top, peak[i]);
+        for (u32 i = 0; i < 8; i++) top = fmaxf(top, peak[i]);
         f32 before = relative(max, top);
         max = top, sum *= before, total *= before;
 #pragma unroll
-        for (u32 i = 0; i < 16; i++) {
+        for (u32 i = 0; i < 8; i++) {
             f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
             sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
         }
@@ -386,48 +396,118 @@ template <class At> __device__ inline f32 fold(u32 n, u32 column, f32& max, f32&
     return total;
 }
 
+// The blocks of a cluster wait for each other and see what they wrote; a block alone waits for its own threads.
+__device__ inline void meet_in_cluster(u32 cluster) {
+#if __CUDA_ARCH__ >= 900
+    if (cluster > 1) {
+        asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+        return;
+    }
+#endif
+    __syncthreads();
+}
+
+// What another block of the cluster has where this one has `at`, in shared memory.
+__device__ inline f32 of_block(const f32* at, u32 rank) {
+#if __CUDA_ARCH__ >= 900
+    f32 v;
+    u32 own = (u32)__cvta_generic_to_shared(at), other;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(other) : "r"(own), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(other));
+    return v;
+#else
+    return *at;
+#endif
+}
+
 // Scores with +inf, or -inf alone, have no softmax.
 __device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
 
 #endif
 
-extern "C" __global__ void __launch_bounds__(256)
-attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
-              u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
-              f32 scale, f32* partials, u32* counters, u32 splits) {
-    __shared__ f32 found[8][HEADS][DIM + 4], peaks[8][HEADS][2];
-    release_next();
-    await_previous();
-    u32 parts = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
-    u32 row = index / parts / n_kv_heads, kv_head = index / parts % n_kv_heads, head = index % parts * HEADS;
-    u64 last = min((u64)fresh(positions + row), capacity - 1) + 1, begin = last > window ? last - window : 0;
-    // Splits of at least two warps' keys; those beyond the last key have nothing to do.
-    u64 each = ((last - begin + splits - 1) / splits + 2 * KEYS - 1) / (2 * KEYS) * (2 * KEYS);
-    u32 active = (last - begin + each - 1) / each, heads = min(group - head, HEADS);
-    if (split >= active) return;
-    u64 first = begin + split * each;
-    u64 columns = (u64)(kv_head * group + head) * head_dim;
-    attend(first, min(first + each, last), heads, q + row * q_stride + columns, k + kv_head * head_dim, k_stride,
-           v + kv_head * head_dim, v_stride, head_dim, scale, found, peaks);
-    const u32 step = DIM + 2;
-    f32* own = partials + ((u64)index * splits + split) * HEADS * step;
+// What a block, and then a cluster, has found: sums relative to maxima.
+struct Found {
+    f32 peak[HEADS][2], total[HEADS][DIM];
+};
+
+// A block's share of a row's keys.
+struct Keys {
+    u32 first, end, blocks;  // blocks: that have one
+
+    __device__ Keys(u32 position, u32 capacity, u64 window, u32 split, u32 splits, u32 cluster) {
+        u32 last = min(position, capacity - 1) + 1, begin = last > window ? last - (u32)window : 0, count = last - begin;
+        // One cluster where its warps have few keys each.
+        blocks = cluster > 1 && count <= cluster * 8 * 2 * KEYS ? cluster : splits;
+        u32 each = ((count - 1) / (blocks * KEYS) + 1) * KEYS;
+        if (cluster == 1) blocks = (count + each - 1) / each;
+        first = begin + min(split * each, count), end = begin + min(split * each + each, count);
+    }
+};
+
+__device__ inline void prefetch(const weight* from, u64 stride, const Keys& keys, u32 head_dim) {
+    u32 lines = (head_dim + 63) / 64, count = min(keys.end - keys.first, 256u) * lines;
+    for (u32 i = threadIdx.x; i < count; i += 256)
+        asm volatile("prefetch.global.L2 [%0];" :: "l"(from + (u64)(keys.first + i / lines) * stride + i % lines * 64));
+}
+
+// The parts of eight warps together.
+__device__ inline void meet_warps(const f32 (*parts)[HEADS][DIM + 4], const f32 (*peaks)[HEADS][2], u32 heads, u32 head_dim,
+                                  Found& found) {
     for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
         u32 h = e / head_dim, c = e % head_dim;
         f32 max = -infinity(), sum = 0.0f, total = 0.0f;
         for (u32 warp = 0; warp < 8; warp++) max = fmaxf(max, peaks[warp][h][0]);
         for (u32 warp = 0; warp < 8; warp++) {
             f32 share = relative(peaks[warp][h][0], max);
-            sum += peaks[warp][h][1] * share, total += found[warp][h][c] * share;
+            sum += peaks[warp][h][1] * share, total += parts[warp][h][c] * share;
         }
-        if (active == 1) store(out + row * out_stride + columns + e, quotient(total, max, sum));
-        else own[h * step + 2 + c] = total;
-        if (active > 1 && c == 0) own[h * step] = max, own[h * step + 1] = sum;
+        found.total[h][c] = total;
+        if (c == 0) found.peak[h][0] = max, found.peak[h][1] = sum;
     }
-    if (active == 1 || !last_of(counters + index, active)) return;
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
+              u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
+              f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
+    __shared__ f32 parts[8][HEADS][DIM + 4], peaks[8][HEADS][2];
+    __shared__ Found found;
+    u32 tiles_of_head = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
+    u32 row = index / tiles_of_head / n_kv_heads, kv_head = index / tiles_of_head % n_kv_heads;
+    u32 head = index % tiles_of_head * HEADS, heads = min(group - head, HEADS);
+    k += kv_head * head_dim, v += kv_head * head_dim;
+    release_next();
+    if (cluster > 1) {
+        Keys likely(fresh(positions + row), capacity, window, split, splits, cluster);
+        prefetch(k, k_stride, likely, head_dim), prefetch(v, v_stride, likely, head_dim);
+    }
+    await_previous();
+    Keys keys(fresh(positions + row), capacity, window, split, splits, cluster);
+    if (split >= keys.blocks) return;
+    u64 columns = (u64)(kv_head * group + head) * head_dim;
+    attend(keys.first, keys.end, heads, q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
+    meet_warps(parts, peaks, heads, head_dim, found);
+    u32 rank = split % cluster, count = keys.blocks / cluster, part = split / cluster;
+    const u32 step = DIM + 2;
+    f32* own = partials + ((u64)index * splits + part) * HEADS * step;
+    meet_in_cluster(cluster);
+    for (u32 e = rank * 256 + threadIdx.x; e < heads * head_dim; e += cluster * 256) {
+        u32 h = e / head_dim, c = e % head_dim;
+        f32 max, sum, total = fold(cluster, max, sum, [&](u32 i, f32& peak, f32& part, f32& value) {
+            peak = of_block(&found.peak[h][0], i), part = of_block(&found.peak[h][1], i), value = of_block(&found.total[h][c], i);
+        });
+        if (count == 1) store(out + row * out_stride + columns + e, quotient(total, max, sum));
+        else own[h * step + 2 + c] = total;
+        if (count > 1 && c == 0) own[h * step] = max, own[h * step + 1] = sum;
+    }
+    meet_in_cluster(cluster);
+    if (count == 1 || !last_of(counters + index, keys.blocks)) return;
     for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
-        f32 max, sum;
         const f32* of_head = partials + ((u64)index * splits * HEADS + e / head_dim) * step;
-        f32 total = fold(active, e % head_dim, max, sum, [=](u32 i) { return of_head + (u64)i * HEADS * step; });
+        f32 max, sum, total = fold(count, max, sum, [&](u32 i, f32& peak, f32& part, f32& value) {
+            const f32* p = of_head + (u64)i * HEADS * step;
+            peak = __ldcg(p), part = __ldcg(p + 1), value = __ldcg(p + 2 + e % head_dim);
+        });
         store(out + row * out_stride + columns + e, quotient(total, max, sum));
     }
 }

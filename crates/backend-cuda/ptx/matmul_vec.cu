@@ -1,7 +1,8 @@
 // matmul_vec: out[j] = sum_c x[c] * w[j, c] (+ out[j] if `accumulate`)
 //
 // shape   x: [k]   w: [n, k], rows by stride   out: [n], f32 instead of x's type if `wide`
-// launch  grid = ceil(n / 4) * share / 8, rounded up, share in 1, 2, 4, 8; block = 256; shared = 98304 or less: k of x
+// launch  grid = ceil(n / 4) * share / 8, rounded up; share in 1, 2, 4, 8;
+//         block = 256; shared = 98304 or less: k of x
 // needs   k a multiple of 8; x and w aligned to 16 bytes in every row; out apart from x and w; to overlap, w must not be
 //         written by a kernel in flight
 // how     warps stream four rows at a time, `share` warps a part of each (rows.cuh); sums in f32, in a fixed order
@@ -119,14 +120,22 @@ __device__ inline u32 lanes_for(u64 n, u32 most) {
     return lanes;
 }
 
+// a / b and a % b, by 32 bits where that suffices, which is several times as fast.
+__device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
+    if ((a | b) >> 32) quotient = a / b, rest = a % b;
+    else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
+}
+
 // f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
 template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
-    u64 eights = (cols + 7) / 8;
+    u64 eights = (cols + 7) / 8, down, row, across, tile, at;
     u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
-    u64 across = (eights + lanes - 1) / lanes, down = (rows + high - 1) / high;
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 row = tile / across * high + threadIdx.x / lanes;
-        u64 column = (tile % across * lanes + threadIdx.x % lanes) * 8;
+    divide(eights + lanes - 1, lanes, across, at);
+    divide(rows + high - 1, high, down, at);
+    for (tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
+        divide(tile, across, row, at);
+        row = row * high + threadIdx.x / lanes;
+        u64 column = (at * lanes + threadIdx.x % lanes) * 8;
         if (row < rows && column < cols) f(row, column);
     }
 }
@@ -175,18 +184,18 @@ __device__ inline void release_next() {}
 __device__ inline uint4 fresh16(const void* p) {
     uint4 v;
     asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
 __device__ inline u32 fresh(const u32* p) {
     u32 v;
-    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p));
     return v;
 }
 __device__ inline f32 fresh(const f32* p) { return __uint_as_float(fresh((const u32*)p)); }
 template <class E> __device__ inline E fresh(const E* p) {
     E v;
-    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p) : "memory");
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p));
     return v;
 }
 
@@ -224,30 +233,34 @@ template <class X> __device__ inline void vector_piece(const uint4* vector, u32 
     }
 }
 
-// finish(group, sums) with sums[r] = w[row(group, r)] . vector for every group of R rows. stage(vector) fills shared memory
-// with `pieces` pieces of type X, by all threads of the block; weights are on their way by then. block = 256, grid =
-// groups * share / 8; shared = 16 bytes per piece and plane.
-template <class X, class Rows, class Stage, class Finish>
-__device__ inline void stream_rows(u64 groups, u32 pieces, u32 share, Rows row, Stage stage, Finish finish) {
+// finish(group, sums) with sums[r] = w[row(group, r)] . vector for every group of R rows. Shared memory is filled with
+// `pieces` pieces of type X by all threads of the block: before(vector) while a predecessor may still run, then
+// after(vector, group), where `group` is what the thread will finish, if it is below `groups`. Weights are on their way by
+// then. block = 256, grid = groups * share / 8; shared = 16 bytes per piece and plane.
+template <class X, class Rows, class Before, class After, class Finish>
+__device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 pieces, u32 share, Rows row,
+                                   Before before, After after, Finish finish) {
     extern __shared__ uint4 vector[];
     __shared__ f32 parts[8][R];
-    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, per = (pieces + share - 1) / share;
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, per = (pieces + share - 1) / share, slots = 8 / share;
     u32 first = warp % share * per + lane, end = min(warp % share * per + per, pieces);
-    u64 group = (u64)blockIdx.x * (8 / share) + warp / share;
+    u64 group = min((u64)blockIdx.x * slots + warp / share, groups - 1);
+    u64 own = threadIdx.x < slots ? (u64)blockIdx.x * slots + threadIdx.x : groups;
     const weight* rows[R];
     uint4 held[U][R];
 #pragma unroll
-    for (u32 r = 0; r < R; r++) rows[r] = row(min(group, groups - 1), r);
+    for (u32 r = 0; r < R; r++) rows[r] = w + row(group, r) * stride;
 #pragma unroll
     for (u32 u = 0; u < U; u++)
 #pragma unroll
         for (u32 r = 0; r < R; r++)
             if (first + u * 32 < end) held[u][r] = once16(rows[r] + (u64)(first + u * 32) * PIECE);
     release_next();
+    before(vector);
     await_previous();
-    stage(vector);
+    after(vector, own);
     __syncthreads();
-    f32 sums[R] = {}, x[PIECE], w[PIECE];
+    f32 sums[R] = {}, x[PIECE], v[PIECE];
     for (u32 p = first; p < end; p += 32 * U) {
 #pragma unroll
         for (u32 u = 0; u < U; u++) {
@@ -255,9 +268,9 @@ __device__ inline void stream_rows(u64 groups, u32 pieces, u32 share, Rows row, 
             vector_piece<X>(vector, pieces, p + u * 32, x);
 #pragma unroll
             for (u32 r = 0; r < R; r++) {
-                unpack_piece(held[u][r], w, weight());
+                unpack_piece(held[u][r], v, weight());
 #pragma unroll
-                for (u32 e = 0; e < PIECE; e++) sums[r] += w[e] * x[e];
+                for (u32 e = 0; e < PIECE; e++) sums[r] += v[e] * x[e];
             }
             u32 next = p + (U + u) * 32;
 #pragma unroll
@@ -271,35 +284,79 @@ __device__ inline void stream_rows(u64 groups, u32 pieces, u32 share, Rows row, 
         if (lane == 0) parts[warp][r] = sums[r];
     }
     __syncthreads();
-    group = (u64)blockIdx.x * (8 / share) + threadIdx.x;
-    if (threadIdx.x >= 8 / share || group >= groups) return;
+    if (own >= groups) return;
 #pragma unroll
     for (u32 r = 0; r < R; r++) {
         sums[r] = 0.0f;
         for (u32 s = 0; s < share; s++) sums[r] += parts[threadIdx.x * share + s][r];
     }
-    finish(group, sums);
+    finish(own, sums);
 }
 
-template <class E> __device__ inline void finish(E* out, u64 j, f32 sum, u32 accumulate) {
-    store(out + j, accumulate ? to_f32(fresh(out + j)) + sum : sum);
-}
+// Stages norm[c] * x[c] in f32; 1 / sqrt(mean(x^2) + eps) is multiplied with the sums. `weights` before the predecessor has
+// finished, `row` after, `scale` once all threads have met.
+struct Norm {
+    const f32* x;
+    const weight* norm;
+    u32 k;
+    f32 eps;
+
+    __device__ float4* at(uint4* vector, u32 i) const { return (float4*)vector + place<f32>(i, k / PIECE); }
+    __device__ void weights(uint4* vector) const {
+        f32 v[8];
+#pragma unroll 2
+        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
+            load8_wide(norm + i, v);
+            *at(vector, i) = make_float4(v[0], v[1], v[2], v[3]);
+            *at(vector, i + 4) = make_float4(v[4], v[5], v[6], v[7]);
+        }
+    }
+    __device__ void row(uint4* vector, f32 (&squares)[8]) const {
+        f32 sum = 0.0f;
+#pragma unroll 2
+        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
+            uint4 low = fresh16(x + i), high = fresh16(x + i + 4);
+            f32 a[4], b[4];
+            unpack_piece(low, a, f32()), unpack_piece(high, b, f32());
+            for (u32 e = 0; e < 4; e++) sum += a[e] * a[e] + b[e] * b[e];
+            float4 p = *at(vector, i), q = *at(vector, i + 4);
+            *at(vector, i) = make_float4(p.x * a[0], p.y * a[1], p.z * a[2], p.w * a[3]);
+            *at(vector, i + 4) = make_float4(q.x * b[0], q.y * b[1], q.z * b[2], q.w * b[3]);
+        }
+        sum = lanes_fold(sum, 32, [](f32 a, f32 b) { return a + b; });
+        if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
+    }
+    __device__ f32 scale(const f32 (&squares)[8]) const {
+        f32 sum = 0.0f;
+        for (u32 warp = 0; warp < 8; warp++) sum += squares[warp];
+        return 1.0f / sqrtf(sum / k + eps);
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(256)
 matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u32 k, u32 share, u32 accumulate,
            u32 wide) {
     u32 pieces = k / PIECE;
-    stream_rows<scalar>((n + R - 1) / R, pieces, share,
-        [=](u64 group, u32 r) { return w + min(group * R + r, n - 1) * w_stride; },
-        [=](uint4* vector) {
+    f32 old[R] = {};
+    stream_rows<scalar>(w, w_stride, (n + R - 1) / R, pieces, share,
+        [=](u64 group, u32 r) { return min(group * R + r, n - 1); },
+        [](uint4*) {},
+        [=, &old](uint4* vector, u64 group) {
             const u32 each = 16 / sizeof(scalar);
             for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);
-        },
-        [=](u64 group, const f32 (&sums)[R]) {
 #pragma unroll
-            for (u32 r = 0; r < R; r++)
-                if (group * R + r >= n) continue;
-                else if (wide) finish((f32*)out, group * R + r, sums[r], accumulate);
-                else finish(out, group * R + r, sums[r], accumulate);
+            for (u32 r = 0; r < R; r++) {
+                if (!accumulate || group >= n || group * R + r >= n) continue;
+                old[r] = wide ? fresh((f32*)out + group * R + r) : to_f32(fresh(out + group * R + r));
+            }
+        },
+        [=, &old](u64 group, const f32 (&sums)[R]) {
+#pragma unroll
+            for (u32 r = 0; r < R; r++) {
+                u64 j = group * R + r;
+                if (j >= n) continue;
+                if (wide) store((f32*)out + j, old[r] + sums[r]);
+                else store(out + j, old[r] + sums[r]);
+            }
         });
 }

@@ -121,14 +121,22 @@ __device__ inline u32 lanes_for(u64 n, u32 most) {
     return lanes;
 }
 
+// a / b and a % b, by 32 bits where that suffices, which is several times as fast.
+__device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
+    if ((a | b) >> 32) quotient = a / b, rest = a % b;
+    else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
+}
+
 // f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
 template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
-    u64 eights = (cols + 7) / 8;
+    u64 eights = (cols + 7) / 8, down, row, across, tile, at;
     u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
-    u64 across = (eights + lanes - 1) / lanes, down = (rows + high - 1) / high;
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 row = tile / across * high + threadIdx.x / lanes;
-        u64 column = (tile % across * lanes + threadIdx.x % lanes) * 8;
+    divide(eights + lanes - 1, lanes, across, at);
+    divide(rows + high - 1, high, down, at);
+    for (tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
+        divide(tile, across, row, at);
+        row = row * high + threadIdx.x / lanes;
+        u64 column = (at * lanes + threadIdx.x % lanes) * 8;
         if (row < rows && column < cols) f(row, column);
     }
 }
@@ -177,18 +185,18 @@ __device__ inline void release_next() {}
 __device__ inline uint4 fresh16(const void* p) {
     uint4 v;
     asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
 __device__ inline u32 fresh(const u32* p) {
     u32 v;
-    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p));
     return v;
 }
 __device__ inline f32 fresh(const f32* p) { return __uint_as_float(fresh((const u32*)p)); }
 template <class E> __device__ inline E fresh(const E* p) {
     E v;
-    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p) : "memory");
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p));
     return v;
 }
 
@@ -327,10 +335,14 @@ __device__ inline void load_rows(const weight* from, u64 stride, u32 left, uint4
         held[i / 2][i % 2] = row < left ? *(const uint4*)(from + row * stride) : make_uint4(0, 0, 0, 0);
     }
 }
-// Their weights.
-__device__ inline void load_factors(const scalar* from, u32 left, u32 (&held)[4]) {
+// Their weights; `paired` promises that those of two neighbours are aligned to 4 bytes.
+__device__ inline void load_factors(const scalar* from, u32 left, bool paired, u32 (&held)[4]) {
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
+        if (paired && i * 8 + 1 < left) {
+            held[i] = fresh((const u32*)(from + i * 8));
+            continue;
+        }
         u32 low = i * 8 < left ? fresh(from + i * 8).bits : 0;
         u32 high = i * 8 + 1 < left ? fresh(from + i * 8 + 1).bits : 0;
         held[i] = low | high << 16;
@@ -344,7 +356,7 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
     __shared__ f32 found[8][OUTPUTS][COLUMNS];
     Shape shape = {m, n, n_kv_heads, group, cols, splits};
     u32 warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    bool waited = false;
+    bool waited = false, paired = ((u64)weights | weights_stride * 2) % 4 == 0;
     for (u64 index = blockIdx.x; index < shape.tiles() * splits; index += gridDim.x) {
         Work work(index, shape);
         bool real = work.output + g < m * group;
@@ -356,7 +368,7 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
         u32 a[4];
         load_rows(from, rows_stride, column_left, held);
         if (!waited) release_next(), await_previous(), waited = true;
-        load_factors(factors, real ? left : 0, a);
+        load_factors(factors, real ? left : 0, paired, a);
         f32 sums[8][4] = {};
         for (u32 step = 8 * ROWS;; from += step * rows_stride, factors += step) {
 #pragma unroll
@@ -368,7 +380,7 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
             left -= min(left, step), column_left -= min(column_left, step);
             if (!__any_sync(0xffffffffu, left > 0)) break;
             load_rows(from + step * rows_stride, rows_stride, column_left, held);
-            load_factors(factors + step, real ? left : 0, a);
+            load_factors(factors + step, real ? left : 0, paired, a);
         }
 #pragma unroll
         for (u32 e = 0; e < 8; e++) found[warp][g][16 * t + e] = sums[e][0], found[warp][g][16 * t + 8 + e] = sums[e][1];

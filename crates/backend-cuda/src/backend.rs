@@ -17,7 +17,7 @@ use crate::graph::{self, CudaGraph, Run};
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, PoolStats};
 use crate::tensor::Written;
-use crate::{CudaTensor, bandwidth, heads, ops, products};
+use crate::{CudaTensor, bandwidth, fused, heads, ops, products};
 
 /// Outputs that blocks may share in one launch.
 pub(crate) const COUNTERS: usize = 1 << 14;
@@ -359,6 +359,12 @@ impl KernelBackend for CudaBackend {
     }
     fn sample_into(&self, op: Checked<Sample<'_, CudaTensor>>) -> Result<()> {
         ops::sample(self, op.on(self.inner.id)?)
+    }
+    fn norm_qkv_rope_append(&self, op: Checked<NormQkvRopeAppend<'_, CudaTensor>>) -> Result<()> {
+        fused::norm_qkv_rope_append(self, op.on(self.inner.id)?)
+    }
+    fn norm_swiglu(&self, op: Checked<NormSwiglu<'_, CudaTensor>>) -> Result<()> {
+        fused::norm_swiglu(self, op.on(self.inner.id)?)
     }
     fn attention(&self, op: Checked<Attention<'_, CudaTensor>>) -> Result<()> {
         heads::attention(self, op.on(self.inner.id)?)

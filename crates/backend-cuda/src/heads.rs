@@ -164,8 +164,10 @@ fn split(
     }
     let keys = op.window.map_or(op.k.n_rows(), |w| w.min(op.k.n_rows())) as u64;
     let (rows, n_kv_heads, group) = (op.q.n_rows() as u64, heads.n_kv_heads as u64, heads.group() as u64);
-    let division = attention_mma::Division::new(rows, n_kv_heads, group, keys, device.multiprocessors);
+    let card = (device.multiprocessors, device.capability >= (9, 0));
+    let division = attention_mma::Division::new(rows, n_kv_heads, group, keys, card);
     let counted = division.splits == 1 || division.tiles <= COUNTERS as u64;
+    let counted = counted && op.k.n_rows() <= i32::MAX as usize;
     Some((division, division.grid()?)).filter(|_| counted)
 }
 
@@ -181,7 +183,8 @@ fn split_keys(
     let scratch = b.scratch(division.partials() * size_of::<f32>())?;
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
-    let launch = b.launch("attention_mma", scalar, weight, grid)?.overlapping(true);
+    let mut launch = b.launch("attention_mma", scalar, weight, grid)?.overlapping(true);
+    launch.cluster = division.cluster;
     let args = attention_mma::Args {
         out,
         out_stride,
@@ -201,6 +204,7 @@ fn split_keys(
         partials: Out::new(scratch.address(), division.partials()),
         counters: b.arrivals(),
         splits: division.splits,
+        cluster: division.cluster,
     };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent and to be aligned; the kernel
     // waits before it reads any. Where there are splits, tiles are at most as many as counters, and the stream

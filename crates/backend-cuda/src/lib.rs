@@ -9,6 +9,7 @@ mod blas;
 mod builder;
 mod device;
 mod functions;
+mod fused;
 mod graph;
 mod heads;
 #[doc(hidden)]

@@ -45,6 +45,9 @@ impl KernelBackend for Forced {
     fn device(&self) -> DeviceId {
         self.inner.device()
     }
+    fn activation_dtype(&self, weights: DType) -> DType {
+        self.inner.activation_dtype(weights)
+    }
     fn info(&self) -> DeviceInfo {
         self.inner.info()
     }
@@ -85,21 +88,16 @@ impl KernelBackend for Forced {
     }
     fn matmul_into(&self, op: Checked<Matmul<'_, T>>) -> Result<()> {
         let Matmul { x, w, mut out, accumulate, layout } = op.on(self.device())?;
-        if x.operand().dtype != w.operand().dtype {
-            let got = w.operand().dtype;
-            return Err(Error::DType { op: "matmul", operand: "w", expected: "x's type", got });
-        }
-        if accumulate && out.operand().dtype != DType::F32 {
-            // The library rounds before it adds.
+        let (from, weights, to) = (x.operand().dtype, w.operand().dtype, out.operand().dtype);
+        // What the library has no types for, and sums that it would round before it adds.
+        if from != weights || ![from, DType::F32].contains(&to) || (accumulate && to != DType::F32) {
             return self.inner.matmul_into(Matmul { x, w, out, accumulate, layout }.check()?);
         }
         let op = Matmul { x, w, out: out.by_ref(), accumulate, layout };
         match self.inner.cublas_matmul_into(op.check()?) {
             Err(Error::Unsupported { .. }) => {
-                if x.n_rows() * x.n_cols() * out.n_cols() > 0 {
-                    self.left.fetch_add(1, Relaxed);
-                    println!("left: {:?} {:?} {:?}, {layout:?}", x.operand(), w.operand(), out.operand());
-                }
+                let is_empty = x.n_rows() * x.n_cols() * out.n_cols() == 0;
+                self.left.fetch_add(u64::from(!is_empty), Relaxed);
                 self.inner.matmul_into(Matmul { x, w, out, accumulate, layout }.check()?)
             }
             done => done.inspect(|()| _ = self.done.fetch_add(1, Relaxed)),
@@ -126,8 +124,8 @@ fn meets_the_reference(inner: CudaBackend) {
     println!("{}", inner.cublas().unwrap());
     let b = Forced::new(inner);
     let report = conformance::ops::matmul::run(&b, Group::Full).unwrap();
-    println!("{report:?}, {} through the library, {} not", b.done.load(Relaxed), b.left.load(Relaxed));
-    assert!(report.cases > 0);
+    println!("{report:?}, {} through the library", b.done.load(Relaxed));
+    assert!(b.done.load(Relaxed) > 1000);
     assert_eq!(b.left.load(Relaxed), 0, "products that the library left");
 }
 

@@ -22,7 +22,7 @@ kernel! {
     ),
     block = 256,
     types = "f32 f16 bf16",
-    targets = "compute_50",
+    targets = "compute_50 compute_80",
 }
 
 /// Blocks of a launch.

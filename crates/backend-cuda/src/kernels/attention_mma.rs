@@ -24,6 +24,7 @@ kernel! {
         partials: Out<'a, f32>,
         counters: Out<'a, u32>,
         splits: u32,
+        cluster: u32,
     ),
     block = 256,
     types = "f16-f16 bf16-bf16",
@@ -40,14 +41,18 @@ pub struct Division {
     pub tiles: u64,
     /// Blocks that share a tile, each with a part of the keys.
     pub splits: u32,
+    /// Blocks of a tile that meet through shared memory; divides `splits`.
+    pub cluster: u32,
 }
 
 impl Division {
-    /// As many splits as leave no multiprocessor idle, of at least 32 keys each.
-    pub fn new(rows: u64, n_kv_heads: u64, group: u64, keys: u64, multiprocessors: u32) -> Self {
+    /// As many splits as leave no multiprocessor idle, of at least 32 keys each; in clusters where the card has them.
+    pub fn new(rows: u64, n_kv_heads: u64, group: u64, keys: u64, card: (u32, bool)) -> Self {
+        let (multiprocessors, has_clusters) = card;
         let tiles = rows.saturating_mul(n_kv_heads).saturating_mul(group.div_ceil(8));
-        let splits = (u64::from(multiprocessors) / tiles.max(1)).clamp(1, keys.div_ceil(32).clamp(1, 64));
-        Self { tiles, splits: splits as u32 }
+        let splits = (u64::from(multiprocessors) / tiles.max(1)).clamp(1, keys.div_ceil(32).clamp(1, 64)) as u32;
+        let cluster = if has_clusters { 1 << splits.min(8).ilog2() } else { 1 };
+        Self { tiles, splits: splits / cluster * cluster, cluster }
     }
 
     /// Blocks of the launch; none if they are too many for one.
@@ -67,10 +72,15 @@ mod tests {
 
     #[test]
     fn keys_are_split_where_there_are_few_heads() {
-        assert_eq!(Division::new(1, 8, 4, 4096, 132), Division { tiles: 8, splits: 16 });
-        assert_eq!(Division::new(1, 1, 9, 1 << 20, 132), Division { tiles: 2, splits: 64 });
-        assert_eq!(Division::new(1, 8, 4, 40, 132).splits, 2);
-        assert_eq!(Division::new(512, 8, 4, 4096, 132), Division { tiles: 4096, splits: 1 });
-        assert_eq!(Division::new(1 << 40, 8, 4, 4096, 132).grid(), None);
+        let of = |rows, kv, group, keys| Division::new(rows, kv, group, keys, (132, true));
+        assert_eq!(of(1, 8, 4, 4096), Division { tiles: 8, splits: 16, cluster: 8 });
+        assert_eq!(of(1, 1, 9, 1 << 20), Division { tiles: 2, splits: 64, cluster: 8 });
+        assert_eq!(of(1, 20, 1, 4096), Division { tiles: 20, splits: 4, cluster: 4 });
+        assert_eq!(of(1, 10, 1, 4096), Division { tiles: 10, splits: 8, cluster: 8 });
+        assert_eq!(of(1, 8, 4, 40), Division { tiles: 8, splits: 2, cluster: 2 });
+        assert_eq!(of(512, 8, 4, 4096), Division { tiles: 4096, splits: 1, cluster: 1 });
+        assert_eq!(of(1 << 40, 8, 4, 4096).grid(), None);
+        let older = Division::new(1, 8, 4, 4096, (132, false));
+        assert_eq!(older, Division { tiles: 8, splits: 16, cluster: 1 });
     }
 }

@@ -32,6 +32,11 @@ pub fn share(row_bytes: u64) -> u32 {
     }
 }
 
+/// The same where every block also stages a normed row, so that fewer blocks are better.
+pub fn share_of_norm(row_bytes: u64) -> u32 {
+    share(row_bytes).div_ceil(2)
+}
+
 /// Blocks of a launch: four rows for every `share` of a block's eight warps; none if they are too many for one.
 pub fn grid(n: u64, share: u32) -> Option<u32> {
     exact(n.div_ceil(4).checked_mul(share.into())?.div_ceil(8))

@@ -18,6 +18,8 @@ pub mod matmul_mma;
 pub mod matmul_vec;
 pub mod matmul_wgmma;
 pub mod mul;
+pub mod norm_qkv_rope_append;
+pub mod norm_swiglu;
 pub mod read_probe;
 pub mod rmsnorm;
 pub mod sample;
@@ -47,6 +49,8 @@ pub fn signatures() -> Vec<Signature> {
         matmul_vec::Args::signature(),
         matmul_wgmma::Args::signature(),
         mul::Args::signature(),
+        norm_qkv_rope_append::Args::signature(),
+        norm_swiglu::Args::signature(),
         read_probe::Args::signature(),
         rmsnorm::Args::signature(),
         sample::Args::signature(),

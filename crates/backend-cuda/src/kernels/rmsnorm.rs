@@ -18,7 +18,7 @@ kernel! {
     ),
     block = 256,
     types = "f32-f32 f16-f16 bf16-bf16 f32-f16 f32-bf16",
-    targets = "compute_50",
+    targets = "compute_50 compute_80",
 }
 
 /// Blocks of a launch.
