@@ -15,6 +15,36 @@ use crate::{
 /// called from several threads, for parts in any order.
 pub type Fill<'f> = &'f (dyn Fn(usize, &mut [u8]) -> Result<()> + Sync);
 
+/// A copy from the device.
+pub enum Pending {
+    /// It is there: the device works while the host waits.
+    Ready(Vec<u8>),
+    /// It will be, once this has waited for it: the host may go on issuing operations meanwhile.
+    Later(Box<dyn FnOnce() -> Result<Vec<u8>> + Send>),
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ready(bytes) => f.debug_tuple("Ready").field(bytes).finish(),
+            Self::Later(_) => f.debug_tuple("Later").finish_non_exhaustive(),
+        }
+    }
+}
+
+impl Pending {
+    /// The bytes, waited for.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn wait(self) -> Result<Vec<u8>> {
+        match self {
+            Self::Ready(bytes) => Ok(bytes),
+            Self::Later(wait) => wait(),
+        }
+    }
+}
+
 /// Device memory and the operations on it.
 ///
 /// Operations are issued in order and see the results of those before them; they may finish later, and
@@ -108,6 +138,17 @@ pub trait KernelBackend: Send + Sync + Sized {
     /// # Errors
     /// [`Error::Shape`] if they do not lie inside.
     fn read(&self, src: &Self::Tensor, offset: usize, out: &mut [u8]) -> Result<()>;
+
+    /// Queues a copy of a few of a tensor's bytes behind all operations issued so far; what is issued after it does not
+    /// delay it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they do not lie inside.
+    fn read_later(&self, src: &Self::Tensor, offset: usize, len: usize) -> Result<Pending> {
+        let mut bytes = vec![0; len];
+        self.read(src, offset, &mut bytes)?;
+        Ok(Pending::Ready(bytes))
+    }
 
     /// Sets element `i` of a float tensor to [`uniform(seed, i, scale)`](crate::random::uniform).
     ///

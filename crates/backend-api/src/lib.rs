@@ -17,7 +17,7 @@ pub mod ops;
 pub mod random;
 mod window;
 
-pub use backend::{Fill, KernelBackend};
+pub use backend::{Fill, KernelBackend, Pending};
 pub use device::{Counters, DeviceId, DeviceInfo, DeviceTensor, MemoryInfo, tensor_bytes};
 pub use dtype::{DType, Element};
 pub use error::{Cause, Error, Result};

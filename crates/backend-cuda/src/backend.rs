@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use backend_api::ops::*;
 use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, KernelBackend, MemoryInfo,
-    Result, tensor_bytes,
+    Pending, Result, tensor_bytes,
 };
 
 use crate::blas::Blas;
 use crate::builder::CudaBackendBuilder;
-use crate::device::{self, Device, DeviceMemory, Event};
+use crate::device::{self, Device, DeviceMemory, Event, PIECE, Reading};
 use crate::functions::{self, Functions};
 use crate::graph::{self, CudaGraph, Run};
 use crate::launch::{Launch, Out};
@@ -304,6 +304,19 @@ impl KernelBackend for CudaBackend {
         let address = span(src, offset, out.len())?;
         self.inner.reads.fetch_add(1, Relaxed);
         self.inner.device.read(address, out)
+    }
+    fn read_later(&self, src: &CudaTensor, offset: usize, len: usize) -> Result<Pending> {
+        if len > PIECE {
+            let mut bytes = vec![0; len];
+            self.read(src, offset, &mut bytes)?;
+            return Ok(Pending::Ready(bytes));
+        }
+        self.owns("read", src)?;
+        graph::refuse(&self.inner.device, "read")?;
+        let address = span(src, offset, len)?;
+        self.inner.reads.fetch_add(1, Relaxed);
+        let reading = Reading::queue(&self.inner.device, address, len)?;
+        Ok(Pending::Later(Box::new(move || reading.finish())))
     }
     fn fill_random(&self, dst: &mut CudaTensor, seed: u64, scale: f32) -> Result<()> {
         self.owns("fill_random", dst)?;

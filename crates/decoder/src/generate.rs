@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use backend_api::ops::SampleParams;
 use backend_api::{Error, KernelBackend, Result};
 
-use crate::session::Choice;
+use crate::session::{Choice, Chosen};
 use crate::{Session, StopStrings, TextStream};
 
 /// How to generate.
@@ -100,6 +100,14 @@ pub struct Generation<'s, B: KernelBackend> {
     stats: GenerationStats,
     started: Instant,
     first_token: Option<Instant>,
+    /// What the step that is already queued will choose.
+    ahead: Option<Chosen>,
+}
+
+impl<B: KernelBackend> Drop for Generation<'_, B> {
+    fn drop(&mut self) {
+        self.session.forget_step();
+    }
 }
 
 impl<B: KernelBackend> Session<B> {
@@ -148,6 +156,7 @@ impl<B: KernelBackend> Session<B> {
             stats: GenerationStats::default(),
             started: Instant::now(),
             first_token: None,
+            ahead: None,
         })
     }
 }
@@ -183,12 +192,29 @@ impl<B: KernelBackend> Generation<'_, B> {
         self.options.cancel.as_ref().is_some_and(|c| c.load(Relaxed))
     }
 
-    /// The next id; none if cancelled meanwhile.
+    /// The next id; none if cancelled meanwhile. Where the device works while the host waits, the step after it is queued
+    /// before, so that the device never waits for the host.
     fn next_id(&mut self) -> Result<Option<u32>> {
-        if self.first_token.is_some() {
+        let chosen = match self.ahead.take() {
+            Some(chosen) => chosen,
+            None if self.first_token.is_some() => {
+                self.session.step(self.choice)?;
+                self.session.read_choice()?
+            }
+            None => match self.first_choice()? {
+                Some(chosen) => chosen,
+                None => return Ok(None),
+            },
+        };
+        if chosen.is_later() && self.goes_on() {
             self.session.step(self.choice)?;
-            return self.session.chosen().map(Some);
+            self.ahead = Some(self.session.read_choice()?);
         }
+        self.session.chosen(chosen).map(Some)
+    }
+
+    /// Feeds the prompt and chooses the first token.
+    fn first_choice(&mut self) -> Result<Option<Chosen>> {
         let mut rows = 0;
         while self.session.cached() < self.session.tokens().len() {
             if self.cancelled() {
@@ -201,7 +227,13 @@ impl<B: KernelBackend> Generation<'_, B> {
             return Ok(None);
         }
         self.session.choose_after_chunk(rows, self.choice)?;
-        self.session.chosen().map(Some)
+        self.session.read_choice().map(Some)
+    }
+
+    /// Whether a token will be asked for after the next, unless that ends the answer.
+    fn goes_on(&self) -> bool {
+        let (done, room) = (self.stats.generated_tokens, self.session.context());
+        done + 1 < self.options.max_tokens && self.session.tokens().len() + 1 < room && !self.cancelled()
     }
 
     fn advance(&mut self) -> Result<Option<Token>> {

@@ -1,7 +1,7 @@
 //! A conversation: the KV cache and what has been fed into it.
 
 use backend_api::ops::{Argmax, Sample, SampleParams};
-use backend_api::{At, DType, Error, KernelBackend, Mat, MatMut, Op, Result};
+use backend_api::{At, DType, Error, KernelBackend, Mat, MatMut, Op, Pending, Result};
 
 use crate::Model;
 use crate::forward::{Activations, Cache, Forward};
@@ -266,14 +266,24 @@ impl<B: KernelBackend> Session<B> {
         Ok(())
     }
 
-    /// The id that the last choice left on the device; waits for it.
-    pub(crate) fn chosen(&self) -> Result<u32> {
-        let mut id = [0];
-        self.model.backend().read(&self.device.id, 0, bytemuck::cast_slice_mut(&mut id))?;
-        if id[0] as usize >= self.model.config().shape.vocab_size {
-            return Err(Error::NonFinite { position: self.cached.saturating_sub(1) });
+    /// Starts to read the id that the last choice left on the device.
+    pub(crate) fn read_choice(&self) -> Result<Chosen> {
+        let pending = self.model.backend().read_later(&self.device.id, 0, size_of::<u32>())?;
+        Ok(Chosen { pending, position: self.cached.saturating_sub(1) })
+    }
+
+    /// Waits for the id.
+    pub(crate) fn chosen(&self, chosen: Chosen) -> Result<u32> {
+        let id = chosen.pending.wait()?.try_into().map_or(u32::MAX, u32::from_le_bytes);
+        if id as usize >= self.model.config().shape.vocab_size {
+            return Err(Error::NonFinite { position: chosen.position });
         }
-        Ok(id[0])
+        Ok(id)
+    }
+
+    /// Forgets a step that was fed a token which is not part of the conversation.
+    pub(crate) fn forget_step(&mut self) {
+        self.cached = self.cached.min(self.tokens.len());
     }
 
     fn read_logits(&self) -> Result<Vec<f32>> {
@@ -281,6 +291,19 @@ impl<B: KernelBackend> Session<B> {
         self.model.backend().read(&self.act.logits, 0, bytemuck::cast_slice_mut(&mut logits))?;
         Ok(logits)
     }
+}
+
+impl Chosen {
+    /// Whether the device goes on while the host waits.
+    pub(crate) fn is_later(&self) -> bool {
+        matches!(self.pending, Pending::Later(_))
+    }
+}
+
+/// An id on its way from the device.
+pub(crate) struct Chosen {
+    pending: Pending,
+    position: usize,
 }
 
 fn forward<B: KernelBackend>(model: &Model<B>) -> Forward<'_, B> {

@@ -2,7 +2,7 @@
 
 use backend_api::ops::*;
 use backend_api::{
-    Checked, Counters, DType, DeviceId, DeviceInfo, Fill, KernelBackend, MemoryInfo, Op, Result,
+    Checked, Counters, DType, DeviceId, DeviceInfo, Fill, KernelBackend, MemoryInfo, Op, Pending, Result,
 };
 use backend_cpu::CpuBackend;
 #[cfg(feature = "cuda")]
@@ -127,6 +127,9 @@ impl KernelBackend for Backend {
     }
     fn read(&self, src: &UnifiedTensor, offset: usize, out: &mut [u8]) -> Result<()> {
         inner!(self, b => b.read(src.part(b)?, offset, out))
+    }
+    fn read_later(&self, src: &UnifiedTensor, offset: usize, len: usize) -> Result<Pending> {
+        inner!(self, b => b.read_later(src.part(b)?, offset, len))
     }
     fn fill_random(&self, dst: &mut UnifiedTensor, seed: u64, scale: f32) -> Result<()> {
         inner!(self, b => b.fill_random(dst.part_mut(b)?, seed, scale))

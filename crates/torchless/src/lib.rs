@@ -29,7 +29,7 @@ pub use backend::{Backend, Graph};
 pub use backend_api::ops::{self, SampleParams};
 pub use backend_api::{
     At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor,
-    Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Result, bf16, f16, ndarray,
+    Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, bf16, f16, ndarray,
 };
 pub use backend_cpu::{CpuBackend, CpuTensor};
 #[cfg(feature = "cuda")]

@@ -25,6 +25,7 @@ pub(crate) use self::memory::DeviceMemory;
 pub(crate) use self::module::{Function, Kernel};
 pub(crate) use self::probe::count;
 use self::staging::Staging;
+pub(crate) use self::staging::{PIECE, Reading};
 
 /// A card, opened. Its primary context is shared with whatever else this process does on the card.
 pub(crate) struct Device {

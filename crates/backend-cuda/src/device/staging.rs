@@ -8,17 +8,17 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use backend_api::{Fill, Result};
 use cudarc::driver::sys;
 
 use super::event::RawEvent;
-use super::{Device, driver};
+use super::{Device, DriverError, driver};
 
 /// Bytes of a slot: enough for the bus to run at its speed.
-pub(super) const PIECE: usize = 4 << 20;
+pub(crate) const PIECE: usize = 4 << 20;
 
 /// Threads that fill or empty slots for one transfer.
 const MOST_THREADS: usize = 8;
@@ -36,6 +36,43 @@ struct Slot {
 #[expect(unsafe_code, reason = "pinned memory is a pointer")]
 // SAFETY: the memory belongs to the slot alone and may be used from any thread.
 unsafe impl Send for Slot {}
+
+/// A copy from the device that is on its way.
+pub(crate) struct Reading {
+    device: Arc<Device>,
+    /// Gone once it is given back.
+    slot: Option<Slot>,
+    length: usize,
+}
+
+impl Reading {
+    /// Queues a copy of at most [`PIECE`] bytes that the caller owns.
+    pub(crate) fn queue(device: &Arc<Device>, address: u64, length: usize) -> Result<Self> {
+        device.bind()?;
+        let slot = device.staging.take(device)?;
+        let reading = Self { device: device.clone(), slot: Some(slot), length };
+        if let Some(slot) = &reading.slot {
+            slot.fetch(device, address, length).map_err(|e| device.failed("a copy from the device", e))?;
+        }
+        Ok(reading)
+    }
+
+    /// Waits for the copy.
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
+        let Some(slot) = &mut self.slot else { return Ok(Vec::new()) };
+        self.device.bind()?;
+        slot.done.wait().map_err(|e| self.device.failed("a copy from the device", e))?;
+        Ok(slot.bytes(self.length).to_vec())
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.device.staging.give(slot);
+        }
+    }
+}
 
 /// The slots that no thread holds, the one queued longest ago first.
 #[derive(Default)]
@@ -168,11 +205,16 @@ impl Slot {
             .map_err(|e| device.failed("a copy to the device", e))
     }
 
-    /// Copies `length` bytes from `address` and waits for them.
-    fn receive(&self, device: &Device, address: u64, length: usize) -> Result<()> {
+    /// Queues a copy of `length` bytes from `address`.
+    fn fetch(&self, device: &Device, address: u64, length: usize) -> Result<(), DriverError> {
         // SAFETY: the caller of the transfer owns the device memory; the slot is not touched before `done`.
         unsafe { driver::memcpy_dtoh_async(self.memory.cast(), address, length.min(PIECE), device.stream) }
             .and_then(|()| self.done.record(device))
+    }
+
+    /// Copies `length` bytes from `address` and waits for them.
+    fn receive(&self, device: &Device, address: u64, length: usize) -> Result<()> {
+        self.fetch(device, address, length)
             .and_then(|()| self.done.wait())
             .map_err(|e| device.failed("a copy from the device", e))
     }
