@@ -1,8 +1,7 @@
 // norm_swiglu: out[i] = silu(h . w[i]) * (h . w[ffn + i]) with h = norm * x / sqrt(mean(x^2) + eps), for one row
 //
 // shape   x, norm: [k]   w: [2 * ffn, k], rows by stride   out: [ffn]
-// launch  grid = ceil(ffn / 2) * share / 8, rounded up; share in 1, 2, 4, 8;
-//         block = 256; shared = 98304 or less: k of f32
+// launch  grid = ceil(ffn / 2) * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
 // needs   k a multiple of 8; x, norm and w aligned to 16 bytes in every row; out apart from the rest; to overlap, w must
 //         not be written by a kernel in flight
 // how     a warp streams two rows of gate and the two of up (rows.cuh), `share` warps a part of each; every block stages the

@@ -1,8 +1,7 @@
 // matmul_vec: out[j] = sum_c x[c] * w[j, c] (+ out[j] if `accumulate`)
 //
 // shape   x: [k]   w: [n, k], rows by stride   out: [n], f32 instead of x's type if `wide`
-// launch  grid = ceil(n / 4) * share / 8, rounded up; share in 1, 2, 4, 8;
-//         block = 256; shared = 98304 or less: k of x
+// launch  grid = ceil(n / 4) * share / 8, rounded up; block = 256; shared = 98304 or less, k of x; share in 1, 2, 4, 8
 // needs   k a multiple of 8; x and w aligned to 16 bytes in every row; out apart from x and w; to overlap, w must not be
 //         written by a kernel in flight
 // how     warps stream four rows at a time, `share` warps a part of each (rows.cuh); sums in f32, in a fixed order

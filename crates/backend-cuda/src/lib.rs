@@ -28,7 +28,8 @@ mod tensor_cores;
 pub use backend::CudaBackend;
 pub use backend_api::{
     self, At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads,
-    HostElement, HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, bf16, f16, ndarray,
+    HostElement, HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, bf16, f16,
+    ndarray,
 };
 pub use builder::{CudaBackendBuilder, KernelSource};
 #[doc(hidden)]

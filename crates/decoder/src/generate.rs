@@ -104,12 +104,6 @@ pub struct Generation<'s, B: KernelBackend> {
     ahead: Option<Chosen>,
 }
 
-impl<B: KernelBackend> Drop for Generation<'_, B> {
-    fn drop(&mut self) {
-        self.session.forget_step();
-    }
-}
-
 impl<B: KernelBackend> Session<B> {
     /// Continues the conversation with `prompt` and generates the answer.
     ///
@@ -134,6 +128,7 @@ impl<B: KernelBackend> Session<B> {
     /// # Errors
     /// As [`Session::generate`].
     pub fn generate_ids(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Generation<'_, B>> {
+        self.forget_step();
         options.sampling.validate()?;
         let stop = StopStrings::new(options.stop.clone())?;
         let needed = self.tokens().len().saturating_add(prompt.len());

@@ -125,7 +125,7 @@ impl<B: KernelBackend> Session<B> {
 
     /// How many tokens are in the cache; the others are fed by the next call.
     pub fn cached(&self) -> usize {
-        self.cached
+        self.cached.min(self.tokens.len())
     }
 
     /// Forgets the tokens from `len` on, so that the next call continues there.
@@ -140,6 +140,7 @@ impl<B: KernelBackend> Session<B> {
     /// # Errors
     /// [`Error::Argument`] for an id outside the vocabulary or a position that is not fed, [`Error::ContextFull`].
     pub fn logits(&mut self, ids: &[u32], wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
+        self.forget_step();
         let fed = self.cached..self.tokens.len().saturating_add(ids.len());
         if let Some(position) = wanted.iter().find(|p| !fed.contains(p)) {
             let reason = format!("{position} is not among the positions fed now, {fed:?}");
@@ -165,6 +166,7 @@ impl<B: KernelBackend> Session<B> {
     /// # Errors
     /// As [`Session::logits`].
     pub fn step_logits(&mut self, id: u32) -> Result<Vec<f32>> {
+        self.forget_step();
         self.feed_all()?;
         self.extend(&[id])?;
         let position = self.cached as u32;
@@ -281,7 +283,7 @@ impl<B: KernelBackend> Session<B> {
         Ok(id)
     }
 
-    /// Forgets a step that was fed a token which is not part of the conversation.
+    /// Forgets a step that was queued ahead and fed a token which then did not become part of the conversation.
     pub(crate) fn forget_step(&mut self) {
         self.cached = self.cached.min(self.tokens.len());
     }
