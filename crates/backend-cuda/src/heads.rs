@@ -12,7 +12,7 @@ use crate::kernels::{
 use crate::launch::Out;
 use crate::ops::{dtype, launched, scalar, weight};
 use crate::tensor::{aligned, is_settled, read, write};
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, prefill};
 
 type B = CudaBackend;
 type T = CudaTensor;
@@ -83,8 +83,7 @@ pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()>
     let (m, n, cols) = (out.n_rows() as u64, weights.n_cols() as u64, heads.head_dim as u32);
     let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
     let multiprocessors = b.inner.device.multiprocessors;
-    let division =
-        sums::Division::new(m, n, n_kv_heads.into(), group.into(), cols.into(), multiprocessors);
+    let division = sums::Division::new(m, n, n_kv_heads.into(), group.into(), cols.into(), multiprocessors);
     let mma = n <= u32::MAX.into() && on_tensor_cores(b, heads.head_dim, scalar, weight, &[&rows]);
     let settled = is_settled(&rows, &b.inner.device.clock);
     let scratch = b.scratch(division.partials() * size_of::<f32>())?;
@@ -144,6 +143,9 @@ pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
     let scalar = scalar("attention", &[("q", dtype(&op.q)), ("out", op.out.operand().dtype)])?;
     let stored = self::scalar("attention", &[("k", dtype(&op.k)), ("v", dtype(&op.v))])?;
     let weight = weight("attention", "k", scalar, stored)?;
+    if let Some(kernel) = prefill::choose(&b.inner.device, &op, (scalar, weight)) {
+        return prefill::attention(b, op, (scalar, weight), kernel);
+    }
     match split(b, &op, scalar, weight) {
         Some((division, grid)) => split_keys(b, op, (scalar, weight), division, grid),
         None => whole_rows(b, op, (scalar, weight)),
@@ -151,7 +153,12 @@ pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
 }
 
 /// How keys are split, and blocks, if tensor cores take the operation.
-fn split(b: &B, op: &Attention<'_, T>, scalar: DType, weight: DType) -> Option<(attention_mma::Division, u32)> {
+fn split(
+    b: &B,
+    op: &Attention<'_, T>,
+    scalar: DType,
+    weight: DType,
+) -> Option<(attention_mma::Division, u32)> {
     let (heads, device) = (op.heads, &b.inner.device);
     if heads.head_dim > attention_mma::MOST_HEAD_DIM
         || !on_tensor_cores(b, heads.head_dim, scalar, weight, &[&op.q, &op.k, &op.v])

@@ -226,7 +226,12 @@ impl Launch<'_> {
         };
         // SAFETY: the caller's promise; the driver copies configuration and values before it returns.
         unsafe {
-            driver::launch_kernel_ex(&raw const config, self.function, params.as_mut_ptr(), std::ptr::null_mut())
+            driver::launch_kernel_ex(
+                &raw const config,
+                self.function,
+                params.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
         }
         .inspect_err(|e| drop(self.device.failed("a launch", *e)))
     }

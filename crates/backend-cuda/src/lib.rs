@@ -19,6 +19,7 @@ mod libraries;
 mod nvrtc;
 mod ops;
 mod pool;
+mod prefill;
 mod products;
 mod tensor;
 mod tensor_cores;

@@ -112,7 +112,8 @@ pub(crate) fn rmsnorm(b: &B, op: RmsNorm<'_, T>) -> Result<()> {
     let (w_type, x_type) = (dtype(&op.weight), op.io.operands().0.dtype);
     let weight = weight("rmsnorm", "weight", x_type, w_type)?;
     let (w, _) = read(&op.weight);
-    let InOut { scalar, out_type, x, x_stride, out, out_stride, rows, cols } = io("rmsnorm", op.io, Some(weight))?;
+    let InOut { scalar, out_type, x, x_stride, out, out_stride, rows, cols } =
+        io("rmsnorm", op.io, Some(weight))?;
     let launch = b.launch("rmsnorm", scalar, weight, kernels::rmsnorm::grid(rows))?;
     let narrow = u32::from(out_type != scalar);
     let args = kernels::rmsnorm::Args { out, out_stride, x, x_stride, w, rows, cols, eps: op.eps, narrow };

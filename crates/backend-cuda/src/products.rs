@@ -41,7 +41,8 @@ fn types(op: &Matmul<'_, CudaTensor>) -> Result<Types> {
 /// Warps that share a row, and blocks, if the kernel that streams weights past one vector takes the product.
 fn vector(b: &CudaBackend, op: &Matmul<'_, CudaTensor>, (scalar, weight, _): Types) -> Option<(u32, u32)> {
     let k = op.x.n_cols();
-    let fits = scalar.bytes(k)? <= b.inner.device.shared_memory.saturating_sub(1 << 10).min(96 << 10) as usize;
+    let fits =
+        scalar.bytes(k)? <= b.inner.device.shared_memory.saturating_sub(1 << 10).min(96 << 10) as usize;
     let even = k % 8 == 0 && aligned(&op.x) && aligned(&op.w);
     if op.x.n_rows() != 1 || op.layout != WeightLayout::OutIn || !fits || !even {
         return None;
@@ -77,20 +78,8 @@ fn few_rows(b: &CudaBackend, op: Matmul<'_, CudaTensor>, (scalar, weight, wide):
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(is_plain), u32::from(accumulate));
     let launch = b.launch("matmul_few", scalar, weight, matmul_few::grid(m, n, k, is_plain))?;
-    let args = matmul_few::Args {
-        out,
-        out_stride,
-        x,
-        x_stride,
-        w,
-        w_stride,
-        m,
-        n,
-        k,
-        plain,
-        accumulate,
-        wide,
-    };
+    let args =
+        matmul_few::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
     launched("matmul", unsafe { args.launch(launch) })
 }
@@ -101,8 +90,7 @@ fn many_rows(b: &CudaBackend, op: Matmul<'_, CudaTensor>, (scalar, weight, wide)
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(layout == WeightLayout::InOut), u32::from(accumulate));
     let launch = b.launch("matmul", scalar, weight, matmul::grid(m, n))?;
-    let args =
-        matmul::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide };
+    let args = matmul::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
     launched("matmul", unsafe { args.launch(launch) })
 }

@@ -4,9 +4,9 @@
 use backend_api::ops::{Matmul, WeightLayout};
 use backend_api::{DType, Result};
 
-use crate::ops::launched;
 use crate::kernels::{matmul_mma, matmul_wgmma};
 use crate::launch::Out;
+use crate::ops::launched;
 use crate::tensor::{aligned, read, write};
 use crate::{CudaBackend, CudaTensor};
 

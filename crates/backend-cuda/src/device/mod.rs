@@ -92,7 +92,8 @@ impl Device {
             capability: target.unwrap_or(card),
             card,
             total_memory,
-            multiprocessors: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(failed)?,
+            multiprocessors: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+                .map_err(failed)?,
             shared_memory: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
                 .map_err(failed)?,
             clock: Clock::default(),
@@ -152,7 +153,8 @@ impl Device {
     pub(crate) fn clear(&self, address: u64, bytes: usize) -> Result<()> {
         self.bind()?;
         // SAFETY: the caller has `bytes` bytes at `address`.
-        unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) }.map_err(|e| self.failed("clearing", e))
+        unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) }
+            .map_err(|e| self.failed("clearing", e))
     }
 
     /// Free bytes of the device.
