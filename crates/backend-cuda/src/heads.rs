@@ -12,7 +12,7 @@ use crate::kernels::{
 use crate::launch::Out;
 use crate::ops::{dtype, launched, scalar, weight};
 use crate::tensor::{aligned, is_settled, read, write};
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, prefill};
 
 type B = CudaBackend;
 type T = CudaTensor;
@@ -146,6 +146,9 @@ pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
     let scalar = scalar("attention", &[("q", dtype(&op.q)), ("out", op.out.operand().dtype)])?;
     let stored = self::scalar("attention", &[("k", dtype(&op.k)), ("v", dtype(&op.v))])?;
     let weight = weight("attention", "k", scalar, stored)?;
+    if let Some(kernel) = prefill::choose(&b.inner.device, &op, (scalar, weight)) {
+        return prefill::attention(b, op, (scalar, weight), kernel);
+    }
     match split(b, &op, scalar, weight) {
         Some((division, grid)) => split_keys(b, op, (scalar, weight), division, grid),
         None => whole_rows(b, op, (scalar, weight)),

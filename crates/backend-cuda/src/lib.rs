@@ -21,6 +21,7 @@ mod libraries;
 mod nvrtc;
 mod ops;
 mod pool;
+mod prefill;
 mod products;
 mod tensor;
 mod tensor_cores;

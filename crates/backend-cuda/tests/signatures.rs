@@ -77,7 +77,10 @@ fn every_variant_unpacks_to_the_file_that_the_manifest_names() {
 
 /// A kernel for tensor cores is named after the one that does the same everywhere.
 fn twin(name: &str) -> &str {
-    ["_mma", "_wgmma"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
+    ["_prefill_mma", "_prefill_wgmma", "_mma", "_wgmma"]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .unwrap_or(name)
 }
 
 #[test]

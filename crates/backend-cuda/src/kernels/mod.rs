@@ -7,6 +7,8 @@ pub mod archive;
 pub mod argmax;
 pub mod attention;
 pub mod attention_mma;
+pub mod attention_prefill_mma;
+pub mod attention_prefill_wgmma;
 pub mod compute_attention_scores;
 pub mod compute_attention_scores_mma;
 pub mod embed;
@@ -40,6 +42,8 @@ pub fn signatures() -> Vec<Signature> {
         argmax::Args::signature(),
         attention::Args::signature(),
         attention_mma::Args::signature(),
+        attention_prefill_mma::Args::signature(),
+        attention_prefill_wgmma::Args::signature(),
         compute_attention_scores::Args::signature(),
         compute_attention_scores_mma::Args::signature(),
         embed::Args::signature(),

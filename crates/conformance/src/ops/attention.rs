@@ -64,6 +64,9 @@ pub fn reference(
     want
 }
 
+/// Heads of prompts that are longer than a block of any kernel takes.
+const PROMPT_HEADS: &[(usize, usize, usize)] = &[(3, 1, 64), (4, 2, 96), (8, 2, 128), (2, 2, 256)];
+
 fn heads_of((n_heads, n_kv_heads, head_dim): (usize, usize, usize)) -> Heads {
     Heads { n_heads, n_kv_heads, head_dim }
 }
@@ -116,6 +119,15 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
             let heads = Heads { n_heads: 2, n_kv_heads: 1, head_dim: 64 };
             check(&mut run, types, (heads, None), 8200, &consecutive(8191, 2))?;
             check(&mut run, types, (heads, Some(4096)), 8200, &consecutive(8191, 2))?;
+            for heads in PROMPT_HEADS {
+                let heads = heads_of(*heads);
+                for (positions, window) in [(consecutive(100, 150), None), (consecutive(150, 150), Some(70))]
+                {
+                    check(&mut run, types, (heads, window), 300, &positions)?;
+                }
+                let scattered = (0..90).map(|row| row * 7919 % 301).chain([u32::MAX]).collect();
+                check(&mut run, types, (heads, Some(50)), 300, &(scattered, None))?;
+            }
         }
     }
     Ok(run.report())

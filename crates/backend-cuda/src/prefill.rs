@@ -1,0 +1,122 @@
+//! Attention of many rows on tensor cores.
+#![expect(unsafe_code, reason = "launches")]
+
+use backend_api::ops::Attention;
+use backend_api::{DType, Result};
+
+use crate::device::Device;
+use crate::kernels::{attention_prefill_mma as mma, attention_prefill_wgmma as wgmma};
+use crate::ops::launched;
+use crate::tensor::{aligned, read, write};
+use crate::{CudaBackend, CudaTensor};
+
+/// A kernel for such an operation, and the blocks of its launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// `mma.sync`, from compute capability 8.0 on.
+    Mma(u32),
+    /// `wgmma`, on compute capability 9.0.
+    Wgmma(u32),
+}
+
+/// The longest head that the kernels take.
+const MOST_HEAD_DIM: usize = 256;
+
+/// Rows, and queries that share keys, from which on a block has enough of them for its keys to be read less often than by a
+/// kernel that takes one row at a time.
+const LEAST: (usize, usize) = (16, 64);
+
+/// Keys that a kernel may look beyond the cache.
+const KEYS: usize = 128;
+
+/// The kernel for many rows, if there is one for the types, the layout and the card.
+pub(crate) fn choose(
+    device: &Device,
+    op: &Attention<'_, CudaTensor>,
+    (scalar, weight): (DType, DType),
+) -> Option<Kernel> {
+    let (rows, heads) = (op.q.n_rows(), op.heads);
+    let queries = rows.checked_mul(heads.group())?;
+    let typed = scalar == weight && matches!(scalar, DType::F16 | DType::BF16);
+    let fits = heads.head_dim % 8 == 0
+        && (1..=MOST_HEAD_DIM).contains(&heads.head_dim)
+        && u32::try_from(queries).is_ok()
+        && u32::try_from(op.k.n_rows() + KEYS).is_ok();
+    let even = [&op.q, &op.k, &op.v, &op.out.as_mat()].into_iter().all(aligned);
+    if rows < LEAST.0 || queries < LEAST.1 || !(typed && fits && even) {
+        return None;
+    }
+    let (rows, n_kv_heads, group) = (rows as u64, heads.n_kv_heads as u64, heads.group() as u64);
+    match device.capability {
+        (9, 0) => wgmma::grid(rows, n_kv_heads, group, device.multiprocessors).map(Kernel::Wgmma),
+        (8.., _) => mma::grid(rows, n_kv_heads, group, heads.head_dim as u32).map(Kernel::Mma),
+        _ => None,
+    }
+}
+
+/// Runs an operation by the kernel that [`choose`] names.
+pub(crate) fn attention(
+    b: &CudaBackend,
+    op: Attention<'_, CudaTensor>,
+    (scalar, weight): (DType, DType),
+    kernel: Kernel,
+) -> Result<()> {
+    let Attention { q, k, v, heads, window, at, mut out, .. } = op;
+    let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
+    let window = window.map_or(u64::MAX, |w| w as u64);
+    let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
+    let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
+    let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
+    let (head_dim, scale) = (heads.head_dim as u32, heads.scale());
+    let done = match kernel {
+        Kernel::Wgmma(grid) => {
+            let mut launch = b.launch("attention_prefill_wgmma", scalar, weight, grid)?;
+            launch.shared = Some(wgmma::shared(head_dim));
+            let args = wgmma::Args {
+                out,
+                out_stride,
+                q,
+                q_stride,
+                k,
+                k_stride,
+                v,
+                v_stride,
+                positions,
+                rows,
+                capacity,
+                window,
+                n_kv_heads,
+                group,
+                head_dim,
+                scale,
+            };
+            // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
+            unsafe { args.launch(launch) }
+        }
+        Kernel::Mma(grid) => {
+            let mut launch = b.launch("attention_prefill_mma", scalar, weight, grid)?;
+            launch.shared = Some(mma::shared(head_dim));
+            let args = mma::Args {
+                out,
+                out_stride,
+                q,
+                q_stride,
+                k,
+                k_stride,
+                v,
+                v_stride,
+                positions,
+                rows,
+                capacity,
+                window,
+                n_kv_heads,
+                group,
+                head_dim,
+                scale,
+            };
+            // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
+            unsafe { args.launch(launch) }
+        }
+    };
+    launched("attention", done)
+}
