@@ -1,12 +1,9 @@
 // Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together. Needs
-// common.cuh, overlap.cuh and mma.cuh.
+// common.cuh, online.cuh, overlap.cuh and mma.cuh.
 
 #if __CUDA_ARCH__ >= 800
 
 const u32 DIM = 128, HEADS = 8, KEYS = 16;
-
-// exp(x - max) that counts x = max = -inf as 1, which a larger maximum scales to 0 later.
-__device__ inline f32 relative(f32 x, f32 max) { return x == max ? 1.0f : expf(x - max); }
 
 __device__ inline f32 low(u32 pair, bf16) { return __uint_as_float(pair << 16); }
 __device__ inline f32 high(u32 pair, bf16) { return __uint_as_float(pair & 0xffff0000u); }
@@ -98,33 +95,5 @@ __device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, co
                 out[warp][g][c * 64 + 16 * t + half * 8 + e] = state.out[c * 8 + e][half] + state.out[c * 8 + e][half + 2];
     __syncthreads();
 }
-
-// Folds n outputs, each relative to its own maximum and `step` apart, in order; at(i) gives where the i-th begins: maximum,
-// sum, columns.
-template <class At> __device__ inline f32 fold(u32 n, u32 column, f32& max, f32& sum, At at) {
-    f32 total = 0.0f, peak[16], part[16], value[16];
-    max = -infinity(), sum = 0.0f;
-    for (u32 first = 0; first < n; first += 16) {
-#pragma unroll
-        for (u32 i = 0; i < 16; i++) {
-            const f32* p = at(min(first + i, n - 1));
-            peak[i] = __ldcg(p), part[i] = __ldcg(p + 1), value[i] = __ldcg(p + 2 + column);
-        }
-        f32 top = max;
-#pragma unroll
-        for (u32 i = 0; i < 16; i++) top = fmaxf(top, peak[i]);
-        f32 before = relative(max, top);
-        max = top, sum *= before, total *= before;
-#pragma unroll
-        for (u32 i = 0; i < 16; i++) {
-            f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
-            sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
-        }
-    }
-    return total;
-}
-
-// Scores with +inf, or -inf alone, have no softmax.
-__device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
 
 #endif

@@ -15,6 +15,7 @@
 #include "overlap.cuh"
 #include "mma.cuh"
 #include "merge.cuh"
+#include "online.cuh"
 #include "attend.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -13,9 +13,9 @@ use crate::blas::Blas;
 use crate::builder::CudaBackendBuilder;
 use crate::device::{self, Device, DeviceMemory, Event};
 use crate::functions::{self, Functions};
+use crate::graph::{self, CudaGraph, Run};
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, PoolStats};
-use crate::graph::{self, CudaGraph, Run};
 use crate::tensor::Written;
 use crate::{CudaTensor, heads, ops, products};
 
@@ -138,6 +138,7 @@ impl CudaBackend {
             shared: None,
             awaits: function.awaits,
             overlaps: false,
+            together: false,
         })
     }
 
@@ -300,8 +301,8 @@ impl KernelBackend for CudaBackend {
         first: usize,
         body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
     ) -> Result<()> {
-        let run = graph
-            .run(&self.inner.device, &mut |knows_first| body(self, knows_first.then_some(first)))?;
+        let run =
+            graph.run(&self.inner.device, &mut |knows_first| body(self, knows_first.then_some(first)))?;
         match run {
             Run::Eager => 0,
             Run::Captured => self.inner.captures.fetch_add(1, Relaxed),
