@@ -18,6 +18,7 @@
 #include "overlap.cuh"
 #include "mma.cuh"
 #include "merge.cuh"
+#include "online.cuh"
 #include "attend.cuh"
 
 // What a block, and then a cluster, has found: sums relative to maxima.

@@ -1,4 +1,4 @@
-// Weights of ids and the steps that select among them, for one block. Needs common.cuh.
+// Weights of ids and their order, for a grid whose blocks take a stretch of ids each. Needs common.cuh.
 
 // a / k correctly rounded for k in 1 ..= 14: the quotient by the rounded reciprocal, corrected once by its exact remainder
 // (Markstein 1990).
@@ -18,86 +18,51 @@ __device__ inline u64 weight_of(f32 x) {
     return __double2ull_rz(__dmul_rn(series, 1099511627776.0)) >> (u32)-whole;
 }
 
-// The ids that may still be chosen: those of weight above 0.
+const u32 BINS = 2048, LISTED = 256, MOST_BLOCKS = 1024;
+
+// What blocks tell each other. Histograms: the last for the first digit, the others in turn for those that follow.
+struct Space {
+    u64 masses[4][BINS], keys[2][LISTED], weights[2][LISTED], bests[MOST_BLOCKS], sums[MOST_BLOCKS];
+    u32 counts[4][BINS], lengths[2];
+};
+static_assert(sizeof(Space) == 8 * SPACE, "the launcher allocates it");
+
+// Ids of a smaller place are kept, and of this place those with keys from `key` on; what they weigh.
+struct Cut {
+    u32 place;
+    u64 key, mass;
+};
+
+// The ids, of which each block takes begin .. end.
 struct Row {
     const f32* logits;
     u64* weights;
-    u32 vocab;
+    u32 begin, end;
+    f32 max, temperature;
 
     // Grows with the logit; of equal ones, the lower id is above. Distinct for all ids.
     __device__ u64 key(u32 i) const { return (u64)order(logits[i]) << 32 | ~i; }
 
-    // value(i) of every id folded, for every thread.
-    template <class V, class F> __device__ u64 fold(u64 start, V value, F f) const {
-        for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) start = f(start, value(i));
-        return block_fold(start, f);
+    __device__ f32 exponent(f32 logit) const { return __fdiv_rn(__fsub_rn(logit, max), temperature); }
+
+    // The logit of a key; 0 for -0.
+    __device__ static f32 logit(u64 key) {
+        u32 ordered = key >> 32;
+        return __uint_as_float(ordered >> 31 ? ordered & 0x7fffffffu : ~ordered);
     }
 
-    __device__ u64 total() const {
-        return fold(0, [this](u32 i) { return weights[i]; }, [](u64 a, u64 b) { return a + b; });
+    // 22 bits that do not grow with the logit: fine steps near the maximum, coarser ones away from it, as far as weights reach.
+    __device__ static u32 place(f32 exponent) {
+        u32 bits = __float_as_uint(__fadd_rn(fabsf(exponent), 0x1p-11f)) - 0x3a000000u;
+        return min(bits >> 5, BINS * BINS - 1);
     }
 
-    // Keeps the fewest ids, by key from above, whose measures reach `wanted`; all if they never do.
-    template <class F> __device__ void keep(u64 wanted, F measure) const {
-        __shared__ u64 bins[256], above, prefix;
-        if (threadIdx.x == 0) above = prefix = 0;
-        bool whole = false;
-        for (i32 shift = 56; shift >= 0 && !whole; shift -= 8) {
-            if (threadIdx.x < 256) bins[threadIdx.x] = 0;
-            __syncthreads();
-            u64 high = prefix;
-            for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) {
-                u64 k = key(i), part = measure(weights[i]);
-                if (part > 0 && (shift == 56 || k >> (shift + 8) == high)) atomicAdd(bins + (k >> shift & 255), part);
-            }
-            __syncthreads();
-            if (threadIdx.x == 0) {
-                u32 bin = 256;
-                u64 sum = above;
-                while (bin > 0 && sum < wanted) sum += bins[--bin];
-                if (sum >= wanted && bin < 256) above = sum - bins[bin];
-                prefix = high << 8 | (sum < wanted ? 0 : bin);
-                // The whole bin is kept, or there is too little of everything: no lower digit decides.
-                bins[0] = sum <= wanted;
-            }
-            __syncthreads();
-            whole = bins[0];
-            if (whole) {
-                if (threadIdx.x == 0) prefix <<= shift;
-            }
-            __syncthreads();
-        }
-        for (u32 i = threadIdx.x; i < vocab; i += blockDim.x)
-            if (key(i) < prefix) weights[i] = 0;
-        __syncthreads();
+    template <class F> __device__ void for_own(F f) const {
+        for (u32 i = begin + threadIdx.x; i < end; i += blockDim.x) f(i);
     }
 
-    // The first id whose cumulated weight exceeds `point`, which is less than the total. Each warp sums one stretch of ids;
-    // the one that holds the point looks through its own.
-    __device__ u32 at(u64 point) const {
-        __shared__ u64 sums[32];
-        __shared__ u32 found;
-        u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, stretch = (vocab + 31) / 32;
-        u32 begin = min(warp * stretch, vocab), end = min(begin + stretch, vocab);
-        u64 sum = 0, before = 0;
-        for (u32 i = begin + lane; i < end; i += 32) sum += weights[i];
-        sum = lanes_fold(sum, 32, [](u64 a, u64 b) { return a + b; });
-        if (lane == 0) sums[warp] = sum;
-        if (threadIdx.x == 0) found = 0xffffffffu;
-        __syncthreads();
-        for (u32 w = 0; w < warp; w++) before += sums[w];
-        if (before <= point && point < before + sum) {
-            for (u32 base = begin; base < end; base += 32) {
-                u64 own = base + lane < end ? weights[base + lane] : 0, upto = own;
-                for (u32 step = 1; step < 32; step *= 2) {
-                    u64 lower = __shfl_up_sync(0xffffffffu, upto, step);
-                    if (lane >= step) upto += lower;
-                }
-                if (before + upto - own <= point && point < before + upto) found = base + lane;
-                before += __shfl_sync(0xffffffffu, upto, 31);
-            }
-        }
-        __syncthreads();
-        return found;
+    __device__ bool keeps(const Cut& cut, u32 i) const {
+        u32 at = place(exponent(logits[i]));
+        return at < cut.place || at == cut.place && key(i) >= cut.key;
     }
 };

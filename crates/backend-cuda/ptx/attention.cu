@@ -2,11 +2,13 @@
 //            end = min(positions[r], capacity - 1) + 1, g = h / group
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
-// launch  grid = rows * n_kv_heads * ceil(group / 4), or less: blocks stride over them; block = 256
-// needs   head_dim <= 256; 1 <= capacity < 2^32; window >= 1; out apart from q, k, v
-// how     a block takes one row and up to four query heads that share keys. The lanes that hold one key own eight columns
-//         each of q, of the key and of the output; groups of lanes take every n-th key, with a running maximum and sums
-//         relative to it, and meet in shared memory in a fixed order. Keys from `end` on are never read.
+//         partials: 4 * (head_dim + 2) per split of every tile   counters: one per tile, 0
+// launch  grid = rows * n_kv_heads * ceil(group / 4) tiles * splits, or less if splits = 1: blocks stride; block = 256
+// needs   head_dim <= 256; 1 <= capacity < 2^32; window >= 1; out apart from the rest
+// how     a block takes a tile, up to four query heads of a row that share keys, and a split of the keys. The lanes that
+//         hold a key own eight columns each of q, of the key and of the output; groups of lanes take keys in turn, with
+//         a running maximum and sums relative to it, and meet in shared memory in a fixed order; so do the splits, in
+//         the block that comes last. Keys outside the window are never read.
 // cost    reads the keys and values that a row sees once per four query heads; 4 * head_dim operations per key and head
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -167,89 +169,254 @@ __device__ inline u32 order(f32 v) {
     u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
+// Blocks that share an output: each leaves its part in memory, and the last to arrive puts them together in a fixed order.
+// Needs common.cuh.
 
-const u32 HEADS = 4;
+// Whether this block is the last of `parts`, whose writes it then sees. The counter starts and ends at 0. Called by all
+// threads of the block.
+__device__ inline bool last_of(u32* counter, u32 parts) {
+    __shared__ u32 arrived;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        arrived = atomicAdd(counter, 1) + 1;
+        if (arrived == parts) *counter = 0;
+    }
+    __syncthreads();
+    bool last = arrived == parts;
+    if (last) __threadfence();
+    return last;
+}
+
+// Sum of p[i * step] for i < n, in order, sixteen on their way at a time.
+__device__ inline f32 sum_of(const f32* p, u64 step, u32 n) {
+    f32 sum = 0.0f, held[16];
+    for (u32 first = 0; first < n; first += 16) {
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) held[i] = first + i < n ? __ldcg(p + (first + i) * step) : 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < 16; i++) sum += held[i];
+    }
+    return sum;
+}
+// Sums weighted by a softmax, in parts that are each relative to the maximum of their own scores. Needs common.cuh.
 
 // exp(x - max) that counts x = max = -inf as 1, which a larger maximum scales to 0 later.
 __device__ inline f32 relative(f32 x, f32 max) { return x == max ? 1.0f : expf(x - max); }
 
-struct State {
-    f32 max[HEADS], sum[HEADS], out[HEADS][8];
-};
-
-// Takes one key and its value into the state; every lane of the key's group calls this, since they meet in shuffles.
-__device__ inline void take(State& state, const f32 (&q)[HEADS][8], const f32 (&key)[8], const f32 (&value)[8],
-                            bool seen, u32 lanes, f32 scale) {
+// Folds n parts, each relative to its own maximum, in order; get(i) gives maximum, sum and value of the i-th.
+template <class Get> __device__ inline f32 fold(u32 n, f32& max, f32& sum, Get get) {
+    f32 total = 0.0f, peak[8], part[8], value[8];
+    max = -infinity(), sum = 0.0f;
+    for (u32 first = 0; first < n; first += 8) {
 #pragma unroll
-    for (u32 h = 0; h < HEADS; h++) {
-        f32 dot = 0.0f;
+        for (u32 i = 0; i < 8; i++) get(min(first + i, n - 1), peak[i], part[i], value[i]);
+        f32 top = max;
 #pragma unroll
-        for (u32 e = 0; e < 8; e++) dot += q[h][e] * key[e];
-        dot = lanes_fold(dot, lanes, [](f32 a, f32 b) { return a + b; }) * scale;
-        f32 max = seen ? fmaxf(state.max[h], dot) : state.max[h];
-        f32 before = relative(state.max[h], max), now = seen ? relative(dot, max) : 0.0f;
-        state.max[h] = max;
-        state.sum[h] = state.sum[h] * before + now;
+        for (u32 i = 0; i < 8; i++) top = fmaxf(top, peak[i]);
+        f32 before = relative(max, top);
+        max = top, sum *= before, total *= before;
 #pragma unroll
-        for (u32 e = 0; e < 8; e++) state.out[h][e] = state.out[h][e] * before + now * value[e];
+        for (u32 i = 0; i < 8; i++) {
+            f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
+            sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
+        }
     }
+    return total;
 }
 
-// Folds the states of all groups of lanes for head h; the first group's lanes return columns of the result.
-__device__ inline void meet(const State& state, u32 h, u32 lanes, f32 (&result)[8]) {
-    __shared__ f32 maxima[256], sums[256], parts[256][8];
-    __syncthreads();
-    maxima[threadIdx.x] = state.max[h], sums[threadIdx.x] = state.sum[h];
-#pragma unroll
-    for (u32 e = 0; e < 8; e++) parts[threadIdx.x][e] = state.out[h][e];
-    __syncthreads();
-    if (threadIdx.x >= lanes) return;
-    f32 max = -infinity(), sum = 0.0f, total[8] = {};
-    for (u32 t = threadIdx.x; t < blockDim.x; t += lanes) max = fmaxf(max, maxima[t]);
-    for (u32 t = threadIdx.x; t < blockDim.x; t += lanes) {
-        f32 share = relative(maxima[t], max);
-        sum += sums[t] * share;
-        for (u32 e = 0; e < 8; e++) total[e] += parts[t][e] * share;
+// Scores with +inf, or -inf alone, have no softmax.
+__device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
+// Attention of up to four query heads to keys they share, by groups of lanes that hold a key at a time, eight columns a
+// lane. Needs common.cuh and online.cuh.
+
+const u32 HEADS = 4;
+
+// Where a thread stands: its group and, in it, its columns and the head whose scores it comes to hold.
+struct Lanes {
+    u32 count, groups, group, column, left, share, head;
+
+    __device__ Lanes(u32 head_dim) {
+        count = max(lanes_for((head_dim + 7) / 8, 32), HEADS), groups = blockDim.x / count;
+        u32 lane = threadIdx.x % count;
+        group = threadIdx.x / count, column = lane * 8, left = head_dim - min(column, head_dim);
+        share = count / HEADS, head = lane / share;
     }
-    // Scores with +inf, or -inf alone, have no softmax.
-    f32 inverse = fabsf(max) < infinity() ? 1.0f / sum : not_a_number();
-    for (u32 e = 0; e < 8; e++) result[e] = total[e] * inverse;
+
+    // Sums of the lanes' values for each head: every lane gets that of its head.
+    __device__ f32 sum(const f32 (&of)[HEADS]) const {
+        bool upper = head / 2, odd = head % 2;
+        f32 a = (upper ? of[2] : of[0]) + __shfl_xor_sync(0xffffffffu, upper ? of[0] : of[2], 2 * share);
+        f32 b = (upper ? of[3] : of[1]) + __shfl_xor_sync(0xffffffffu, upper ? of[1] : of[3], 2 * share);
+        f32 own = (odd ? b : a) + __shfl_xor_sync(0xffffffffu, odd ? a : b, share);
+        return lanes_fold(own, share, [](f32 a, f32 b) { return a + b; });
+    }
+
+    // What the lanes of head h hold.
+    __device__ f32 of(f32 v, u32 h) const { return __shfl_sync(0xffffffffu, v, h * share, count); }
+};
+
+// Eight elements of a key or a value on their way.
+template <bool WIDE> struct Piece {
+    Eight<weight> raw;
+
+    __device__ void load(const weight* p, u32 left) {
+        raw = {};
+        if (left > 0) raw = *(const Eight<weight>*)p;
+    }
+    __device__ void get(f32 (&out)[8]) const { unpack(raw, out); }
+};
+template <> struct Piece<false> {
+    f32 values[8];
+
+    __device__ void load(const weight* p, u32 left) { load8(p, left, false, values); }
+    __device__ void get(f32 (&out)[8]) const {
+#pragma unroll
+        for (u32 e = 0; e < 8; e++) out[e] = values[e];
+    }
+};
+
+// What the groups of a block found: of each the maximum, the sum of weights relative to it, their sums of values.
+struct Found {
+    f32 maxima[64][HEADS], sums[64][HEADS], shares[64][HEADS], tops[HEADS];
+    float4 outs[HEADS][512];
+
+    // The groups' sums of values in a column, and of weights, relative to the maximum of all.
+    __device__ f32 total(const Lanes& lanes, u32 h, u32 column, f32& sum) const {
+        f32 total = sum = 0.0f;
+#pragma unroll 8
+        for (u32 g = 0; g < lanes.groups; g++) {
+            sum += sums[g][h] * shares[g][h];
+            total += ((const f32*)outs[h])[g * lanes.count * 8 + column] * shares[g][h];
+        }
+        return total;
+    }
+};
+
+// Keys first .. last of a head.
+struct Span {
+    const weight* k;
+    u64 k_stride;
+    const weight* v;
+    u64 v_stride, first, last;
+};
+
+// KEYS keys a group at a time. Called by all threads of the block.
+template <bool WIDE, u32 KEYS> __device__ inline void
+attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale, Found& found) {
+    Piece<WIDE> key[KEYS], value[KEYS];
+    f32 max = -infinity(), sum = 0.0f, out[HEADS][8] = {};
+    auto load = [&](Piece<WIDE> (&pieces)[KEYS], const weight* p, u64 stride, u64 base) {
+#pragma unroll
+        for (u32 n = 0; n < KEYS; n++) {
+            u64 j = base + n * lanes.groups;
+            pieces[n].load(p + j * stride + lanes.column, j < span.last ? lanes.left : 0);
+        }
+    };
+    u64 j = span.first + lanes.group;
+    load(key, span.k, span.k_stride, j), load(value, span.v, span.v_stride, j);
+    // All groups go round equally often, because lanes of a warp meet in shuffles.
+    for (u64 base = span.first; base < span.last; base += KEYS * lanes.groups, j += KEYS * lanes.groups) {
+        f32 scores[KEYS], top = max;
+#pragma unroll
+        for (u32 n = 0; n < KEYS; n++) {
+            f32 of_key[8], dots[HEADS] = {};
+            key[n].get(of_key);
+#pragma unroll
+            for (u32 h = 0; h < HEADS; h++)
+#pragma unroll
+                for (u32 e = 0; e < 8; e++) dots[h] += q[h][e] * of_key[e];
+            scores[n] = lanes.sum(dots) * scale;
+            if (j + n * lanes.groups < span.last) top = fmaxf(top, scores[n]);
+        }
+        load(key, span.k, span.k_stride, j + KEYS * lanes.groups);
+        f32 before = relative(max, top);
+        max = top, sum *= before;
+#pragma unroll
+        for (u32 n = 0; n < KEYS; n++) {
+            scores[n] = j + n * lanes.groups < span.last ? relative(scores[n], max) : 0.0f;
+            sum += scores[n];
+        }
+#pragma unroll
+        for (u32 h = 0; h < HEADS; h++) {
+            f32 scaled = lanes.of(before, h);
+#pragma unroll
+            for (u32 e = 0; e < 8; e++) out[h][e] *= scaled;
+        }
+#pragma unroll
+        for (u32 n = 0; n < KEYS; n++) {
+            f32 of_value[8];
+            value[n].get(of_value);
+#pragma unroll
+            for (u32 h = 0; h < HEADS; h++) {
+                f32 factor = lanes.of(scores[n], h);
+#pragma unroll
+                for (u32 e = 0; e < 8; e++) out[h][e] += factor * of_value[e];
+            }
+        }
+        load(value, span.v, span.v_stride, j + KEYS * lanes.groups);
+    }
+    if (threadIdx.x % lanes.share == 0) found.maxima[lanes.group][lanes.head] = max, found.sums[lanes.group][lanes.head] = sum;
+#pragma unroll
+    for (u32 h = 0; h < HEADS; h++)
+        for (u32 half = 0; half < 2; half++)
+            found.outs[h][threadIdx.x * 2 + half] =
+                make_float4(out[h][half * 4], out[h][half * 4 + 1], out[h][half * 4 + 2], out[h][half * 4 + 3]);
+    __syncthreads();
+    if (threadIdx.x < lanes.groups * HEADS) {
+        u32 g = threadIdx.x / HEADS, h = threadIdx.x % HEADS;
+        f32 top = -infinity();
+#pragma unroll 8
+        for (u32 i = 0; i < lanes.groups; i++) top = fmaxf(top, found.maxima[i][h]);
+        found.shares[g][h] = relative(found.maxima[g][h], top);
+        if (g == 0) found.tops[h] = top;
+    }
+    __syncthreads();
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 attention(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
           u64 v_stride, const u32* positions, u64 rows, u64 capacity, u64 window, u32 n_kv_heads, u32 group,
-          u32 head_dim, f32 scale) {
-    u32 lanes = lanes_for((head_dim + 7) / 8, 32), column = threadIdx.x % lanes * 8, left = head_dim - min(column, head_dim);
-    u32 parts = (group + HEADS - 1) / HEADS, groups = blockDim.x / lanes;
-    bool even = head_dim % 8 == 0, wide_q = even && aligned(q, q_stride, rows), wide_out = even && aligned(out, out_stride, rows);
+          u32 head_dim, f32 scale, f32* partials, u32* counters, u32 splits) {
+    __shared__ Found found;
+    u32 parts = (group + HEADS - 1) / HEADS, of_row = n_kv_heads * parts, step = head_dim + 2, split = blockIdx.x % splits;
+    Lanes lanes(head_dim);
+    bool even = head_dim % 8 == 0, wide_q = even && aligned(q, q_stride, rows);
     bool wide = even && aligned(k, k_stride, capacity) && aligned(v, v_stride, capacity);
-    for (u64 item = blockIdx.x; item < rows * n_kv_heads * parts; item += gridDim.x) {
-        u64 row = item / parts / n_kv_heads, kv_head = item / parts % n_kv_heads;
-        u32 first = item % parts * HEADS;
-        u64 end = min((u64)positions[row], capacity - 1) + 1, begin = end > window ? end - window : 0;
-        u64 q_column = (kv_head * group + first) * head_dim + column, kv_column = kv_head * head_dim + column;
+    for (u64 tile = blockIdx.x / splits; tile < rows * of_row; tile += gridDim.x / splits) {
+        u64 row = tile / of_row;
+        u32 at = tile % of_row, kv_head = at / parts, head = at % parts * HEADS, heads = min(group - head, HEADS);
+        u64 last = min((u64)positions[row], capacity - 1) + 1, begin = last > window ? last - window : 0;
+        // Splits of at least 32 keys; those beyond the last key have nothing to do.
+        u32 keys = last - begin, each = ((keys - 1) / splits / 32 + 1) * 32, active = (keys - 1) / each + 1;
+        if (split >= active) continue;
+        u64 first = begin + (u64)split * each, columns = (u64)(kv_head * group + head) * head_dim;
         f32 query[HEADS][8];
-        State state = {};
 #pragma unroll
-        for (u32 h = 0; h < HEADS; h++) {
-            state.max[h] = -infinity();
-            load8(q + row * q_stride + q_column + h * head_dim, first + h < group ? left : 0, wide_q, query[h]);
+        for (u32 h = 0; h < HEADS; h++)
+            load8(q + row * q_stride + columns + h * head_dim + lanes.column, h < heads ? lanes.left : 0, wide_q, query[h]);
+        Span span = {k + (u64)kv_head * head_dim, k_stride, v + (u64)kv_head * head_dim, v_stride, first, min(first + each, last)};
+        // The block may still be reading what it found for the item before.
+        __syncthreads();
+        if (wide) attend<true, 4>(span, lanes, query, scale, found);
+        else attend<false, 1>(span, lanes, query, scale, found);
+        f32* own = partials + (tile * splits + split) * HEADS * step;
+        for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
+            u32 h = e / head_dim, c = e % head_dim;
+            f32 sum, total = found.total(lanes, h, c, sum);
+            if (active == 1) store(out + row * out_stride + columns + e, quotient(total, found.tops[h], sum));
+            else own[h * step + 2 + c] = total;
+            if (active > 1 && c == 0) own[h * step] = found.tops[h], own[h * step + 1] = sum;
         }
-        // All groups go round equally often, because lanes of a warp meet in shuffles.
-        for (u64 base = begin; base < end; base += groups) {
-            u64 j = base + threadIdx.x / lanes;
-            f32 key[8], value[8];
-            load8(k + j * k_stride + kv_column, j < end ? left : 0, wide, key);
-            load8(v + j * v_stride + kv_column, j < end ? left : 0, wide, value);
-            take(state, query, key, value, j < end, lanes, scale);
-        }
-#pragma unroll
-        for (u32 h = 0; h < HEADS; h++) {
-            f32 result[8];
-            meet(state, h, lanes, result);
-            if (threadIdx.x < lanes && first + h < group)
-                store8(out + row * out_stride + q_column + h * head_dim, left, wide_out, result);
+        if (active == 1 || !last_of(counters + tile, active)) continue;
+        for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
+            f32 max, sum;
+            const f32* of_head = partials + (tile * splits * HEADS + e / head_dim) * step;
+            f32 total = fold(active, max, sum, [=](u32 i, f32& peak, f32& part, f32& value) {
+                const f32* p = of_head + (u64)i * HEADS * step;
+                peak = __ldcg(p), part = __ldcg(p + 1), value = __ldcg(p + 2 + e % head_dim);
+            });
+            store(out + row * out_stride + columns + e, quotient(total, max, sum));
         }
     }
 }

@@ -127,14 +127,22 @@ __device__ inline u32 lanes_for(u64 n, u32 most) {
     return lanes;
 }
 
+// a / b and a % b, by 32 bits where that suffices, which is several times as fast.
+__device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
+    if ((a | b) >> 32) quotient = a / b, rest = a % b;
+    else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
+}
+
 // f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
 template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
-    u64 eights = (cols + 7) / 8;
+    u64 eights = (cols + 7) / 8, down, row, across, tile, at;
     u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
-    u64 across = (eights + lanes - 1) / lanes, down = (rows + high - 1) / high;
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 row = tile / across * high + threadIdx.x / lanes;
-        u64 column = (tile % across * lanes + threadIdx.x % lanes) * 8;
+    divide(eights + lanes - 1, lanes, across, at);
+    divide(rows + high - 1, high, down, at);
+    for (tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
+        divide(tile, across, row, at);
+        row = row * high + threadIdx.x / lanes;
+        u64 column = (at * lanes + threadIdx.x % lanes) * 8;
         if (row < rows && column < cols) f(row, column);
     }
 }

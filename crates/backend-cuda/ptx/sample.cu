@@ -2,12 +2,16 @@
 //         floor(2^40 * exp((l[i] - max l) / temperature)) after penalty, top-k, top-p and min-p; then position += 1
 //
 // shape   logits: [vocab]   history: [context]   penalized, weights: scratch, [vocab]   id, position: [1]
-// launch  grid = 1, block = 1024
+//         space: scratch, [SPACE]   counters: [2], 0
+// launch  grid: any number of blocks up to 1024 that run at once; block = 1024
 // needs   vocab <= 2^22; parameters in their ranges; least = min(ceil(min_p * 2^40), 2^40)
-// how     all choices are made in integers. top-k and top-p keep what lies above a threshold of (ordered logit, complement
-//         of id), found digit by digit from histograms of counts or weights. The weights are computed in f64 by IEEE
+// how     every block takes a stretch of ids, and waits for the others between steps. All choices are made in integers. top-k
+//         and top-p keep what lies above a threshold of (ordered logit, complement of id), found digit by digit from
+//         histograms of counts and weights until few ids are left to compare. The weights are computed in f64 by IEEE
 //         operations that nothing contracts, so that every backend has the same bits.
-// cost    reads the logits once and the scratch up to 20 times, from the cache; 84 operations in f64 per logit
+// cost    reads the logits once, the scratch some 4 times; 84 operations in f64 per logit; 2 to 6 waits
+
+const unsigned SPACE = 15361;
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
 //
@@ -179,7 +183,49 @@ __device__ inline uint4 philox(u64 seed, u64 counter) {
     }
     return c;
 }
-// Weights of ids and the steps that select among them, for one block. Needs common.cuh.
+// Steps of a grid whose blocks all run at once. Needs common.cuh.
+
+// Counters: blocks that arrived so far, blocks that left; both start and end at 0.
+struct Together {
+    u32* counters;
+    u32 arrived;
+
+    __device__ Together(u32* counters) : counters(counters), arrived(0) {}
+
+    // Waits for all blocks, whose writes are then seen past L1. Called by all threads.
+    __device__ void wait() {
+        __syncthreads();
+        if (threadIdx.x == 0 && gridDim.x > 1) {
+            arrived += gridDim.x;
+            __threadfence();
+            atomicAdd(counters, 1);
+            while (*(volatile u32*)counters < arrived) {}
+            __threadfence();
+        }
+        __syncthreads();
+    }
+
+    // After the last wait.
+    __device__ void leave() const {
+        if (threadIdx.x > 0 || arrived == 0) return;
+        if (atomicAdd(counters + 1, 1) + 1 == gridDim.x) counters[0] = counters[1] = 0;
+    }
+};
+
+// v of this thread and of those before it, added.
+template <class V> __device__ inline V block_scan(V v) {
+    __shared__ V slots[32];
+    u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (u32 step = 1; step < 32; step *= 2) {
+        V lower = __shfl_up_sync(0xffffffffu, v, step);
+        if (lane >= step) v += lower;
+    }
+    __syncthreads();
+    if (lane == 31) slots[warp] = v;
+    __syncthreads();
+    return v + lanes_fold(lane < warp ? slots[lane] : (V)0, 32, [](V a, V b) { return a + b; });
+}
+// Weights of ids and their order, for a grid whose blocks take a stretch of ids each. Needs common.cuh.
 
 // a / k correctly rounded for k in 1 ..= 14: the quotient by the rounded reciprocal, corrected once by its exact remainder
 // (Markstein 1990).
@@ -199,135 +245,274 @@ __device__ inline u64 weight_of(f32 x) {
     return __double2ull_rz(__dmul_rn(series, 1099511627776.0)) >> (u32)-whole;
 }
 
-// The ids that may still be chosen: those of weight above 0.
+const u32 BINS = 2048, LISTED = 256, MOST_BLOCKS = 1024;
+
+// What blocks tell each other. Histograms: the last for the first digit, the others in turn for those that follow.
+struct Space {
+    u64 masses[4][BINS], keys[2][LISTED], weights[2][LISTED], bests[MOST_BLOCKS], sums[MOST_BLOCKS];
+    u32 counts[4][BINS], lengths[2];
+};
+static_assert(sizeof(Space) == 8 * SPACE, "the launcher allocates it");
+
+// Ids of a smaller place are kept, and of this place those with keys from `key` on; what they weigh.
+struct Cut {
+    u32 place;
+    u64 key, mass;
+};
+
+// The ids, of which each block takes begin .. end.
 struct Row {
     const f32* logits;
     u64* weights;
-    u32 vocab;
+    u32 begin, end;
+    f32 max, temperature;
 
     // Grows with the logit; of equal ones, the lower id is above. Distinct for all ids.
     __device__ u64 key(u32 i) const { return (u64)order(logits[i]) << 32 | ~i; }
 
-    // value(i) of every id folded, for every thread.
-    template <class V, class F> __device__ u64 fold(u64 start, V value, F f) const {
-        for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) start = f(start, value(i));
-        return block_fold(start, f);
+    __device__ f32 exponent(f32 logit) const { return __fdiv_rn(__fsub_rn(logit, max), temperature); }
+
+    // The logit of a key; 0 for -0.
+    __device__ static f32 logit(u64 key) {
+        u32 ordered = key >> 32;
+        return __uint_as_float(ordered >> 31 ? ordered & 0x7fffffffu : ~ordered);
     }
 
-    __device__ u64 total() const {
-        return fold(0, [this](u32 i) { return weights[i]; }, [](u64 a, u64 b) { return a + b; });
+    // 22 bits that do not grow with the logit: fine steps near the maximum, coarser ones away from it, as far as weights reach.
+    __device__ static u32 place(f32 exponent) {
+        u32 bits = __float_as_uint(__fadd_rn(fabsf(exponent), 0x1p-11f)) - 0x3a000000u;
+        return min(bits >> 5, BINS * BINS - 1);
     }
 
-    // Keeps the fewest ids, by key from above, whose measures reach `wanted`; all if they never do.
-    template <class F> __device__ void keep(u64 wanted, F measure) const {
-        __shared__ u64 bins[256], above, prefix;
-        if (threadIdx.x == 0) above = prefix = 0;
-        bool whole = false;
-        for (i32 shift = 56; shift >= 0 && !whole; shift -= 8) {
-            if (threadIdx.x < 256) bins[threadIdx.x] = 0;
-            __syncthreads();
-            u64 high = prefix;
-            for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) {
-                u64 k = key(i), part = measure(weights[i]);
-                if (part > 0 && (shift == 56 || k >> (shift + 8) == high)) atomicAdd(bins + (k >> shift & 255), part);
-            }
-            __syncthreads();
-            if (threadIdx.x == 0) {
-                u32 bin = 256;
-                u64 sum = above;
-                while (bin > 0 && sum < wanted) sum += bins[--bin];
-                if (sum >= wanted && bin < 256) above = sum - bins[bin];
-                prefix = high << 8 | (sum < wanted ? 0 : bin);
-                // The whole bin is kept, or there is too little of everything: no lower digit decides.
-                bins[0] = sum <= wanted;
-            }
-            __syncthreads();
-            whole = bins[0];
-            if (whole) {
-                if (threadIdx.x == 0) prefix <<= shift;
-            }
-            __syncthreads();
+    template <class F> __device__ void for_own(F f) const {
+        for (u32 i = begin + threadIdx.x; i < end; i += blockDim.x) f(i);
+    }
+
+    __device__ bool keeps(const Cut& cut, u32 i) const {
+        u32 at = place(exponent(logits[i]));
+        return at < cut.place || at == cut.place && key(i) >= cut.key;
+    }
+};
+// How all blocks of a grid find the ids that are kept: digit by digit from histograms of counts and weights, until few are
+// left to be compared. Needs common.cuh, together.cuh and sample.cuh.
+
+// The bin by which a measure, summed from the top, reaches what is wanted.
+struct Bin {
+    u32 index, count;
+    // What lies above it, and itself.
+    u64 measure, mass, own_mass;
+    bool found, whole;
+    // Of all bins.
+    u64 total;
+};
+
+struct Cutter {
+    const Row& row;
+    Space& space;
+    Together& together;
+    Cut cut;
+    u32 turn, cuts;
+
+    // Histograms of the first digit and of the first turn must be empty before any block counts.
+    __device__ void clear(u32 histogram) const {
+        for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < BINS; i += gridDim.x * blockDim.x)
+            space.masses[histogram][i] = space.counts[histogram][i] = 0;
+    }
+
+    __device__ void count(u32 histogram, u32 bin, u64 weight) const {
+        atomicAdd(space.counts[histogram] + bin, 1u);
+        atomicAdd(space.masses[histogram] + bin, weight);
+    }
+
+    // The first digit and the second divide places, the others keys.
+    __device__ static u32 shift(u32 digit) { return digit < 7 ? 53 - 11 * (digit - 2) : 0; }
+
+    // Whether the digits before this one are those of the cut.
+    __device__ static bool agrees(u32 digit, u32 place, u64 key, const Cut& cut) {
+        if (digit == 1) return place / BINS == cut.place / BINS;
+        return place == cut.place && (digit == 2 || key >> shift(digit - 1) == cut.key >> shift(digit - 1));
+    }
+
+    // f(i, place, key) for ids of this block that are still in question at a digit: kept so far, and of the cut's bin.
+    template <class F> __device__ void for_rest(u32 digit, const Cut& kept, F f) const {
+        row.for_own([&](u32 i) {
+            u32 place = Row::place(row.exponent(row.logits[i]));
+            u64 key = row.key(i);
+            bool rest = row.weights[i] > 0 && agrees(digit, place, key, cut);
+            if (rest && (place < kept.place || place == kept.place && key >= kept.key)) f(i, place, key);
+        });
+    }
+
+    // Where the measure, weights or counts, reaches `wanted`, if above this histogram are `measure` and `mass`.
+    __device__ Bin find(u32 histogram, bool by_mass, u64 wanted, u64 measure, u64 mass) const {
+        __shared__ Bin result;
+        u32 counts[2], count = 0;
+        u64 masses[2], sum = 0;
+        for (u32 n = 0; n < 2; n++) {
+            counts[n] = __ldcg(space.counts[histogram] + threadIdx.x * 2 + n);
+            masses[n] = __ldcg(space.masses[histogram] + threadIdx.x * 2 + n);
+            count += counts[n], sum += masses[n];
         }
-        for (u32 i = threadIdx.x; i < vocab; i += blockDim.x)
-            if (key(i) < prefix) weights[i] = 0;
+        u32 counted = block_scan(count);
+        u64 summed = block_scan(sum);
+        if (threadIdx.x + 1 == blockDim.x) result.total = mass + summed, result.found = result.whole = false;
         __syncthreads();
-    }
-
-    // The first id whose cumulated weight exceeds `point`, which is less than the total. Each warp sums one stretch of ids;
-    // the one that holds the point looks through its own.
-    __device__ u32 at(u64 point) const {
-        __shared__ u64 sums[32];
-        __shared__ u32 found;
-        u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, stretch = (vocab + 31) / 32;
-        u32 begin = min(warp * stretch, vocab), end = min(begin + stretch, vocab);
-        u64 sum = 0, before = 0;
-        for (u32 i = begin + lane; i < end; i += 32) sum += weights[i];
-        sum = lanes_fold(sum, 32, [](u64 a, u64 b) { return a + b; });
-        if (lane == 0) sums[warp] = sum;
-        if (threadIdx.x == 0) found = 0xffffffffu;
-        __syncthreads();
-        for (u32 w = 0; w < warp; w++) before += sums[w];
-        if (before <= point && point < before + sum) {
-            for (u32 base = begin; base < end; base += 32) {
-                u64 own = base + lane < end ? weights[base + lane] : 0, upto = own;
-                for (u32 step = 1; step < 32; step *= 2) {
-                    u64 lower = __shfl_up_sync(0xffffffffu, upto, step);
-                    if (lane >= step) upto += lower;
-                }
-                if (before + upto - own <= point && point < before + upto) found = base + lane;
-                before += __shfl_sync(0xffffffffu, upto, 31);
-            }
+        measure += by_mass ? summed - sum : counted - count, mass += summed - sum;
+        for (u32 n = 0; n < 2; n++) {
+            u64 own = by_mass ? masses[n] : counts[n];
+            if (measure < wanted && wanted <= measure + own)
+                result = {threadIdx.x * 2 + n, counts[n], measure, mass, masses[n], true, wanted == measure + own, result.total};
+            measure += own, mass += masses[n];
         }
         __syncthreads();
-        return found;
+        Bin bin = result;
+        __syncthreads();
+        return bin;
+    }
+
+    // Compares the few ids that are left at a digit with one another.
+    __device__ void rank(u32 digit, const Cut& kept, bool by_mass, u64 wanted, const Bin& bin) {
+        __shared__ u64 keys[LISTED], weights[LISTED];
+        __shared__ Cut found;
+        u32* length = space.lengths + cuts % 2;
+        u64 *to_keys = space.keys[cuts % 2], *to_weights = space.weights[cuts % 2];
+        for_rest(digit, kept, [&](u32 i, u32, u64 key) {
+            u32 at = atomicAdd(length, 1u);
+            if (at < LISTED) to_keys[at] = key, to_weights[at] = row.weights[i];
+        });
+        together.wait();
+        u32 n = min(__ldcg(length), LISTED), own = threadIdx.x / 4;
+        if (threadIdx.x < n) keys[threadIdx.x] = __ldcg(to_keys + threadIdx.x), weights[threadIdx.x] = __ldcg(to_weights + threadIdx.x);
+        if (threadIdx.x == 0) found = {cut.place, 0, 0};
+        __syncthreads();
+        u64 key = own < n ? keys[own] : 0, mass = 0;
+        u32 count = 0;
+        for (u32 i = threadIdx.x % 4; i < n; i += 4)
+            if (keys[i] > key) count++, mass += weights[i];
+        count = lanes_fold(count, 4, [](u32 a, u32 b) { return a + b; });
+        mass = lanes_fold(mass, 4, [](u64 a, u64 b) { return a + b; });
+        if (own < n && threadIdx.x % 4 == 0) {
+            u64 before = bin.measure + (by_mass ? mass : count), measure = by_mass ? weights[own] : 1;
+            if (before < wanted && wanted <= before + measure) found = {Row::place(row.exponent(Row::logit(key))), key, bin.mass + mass + weights[own]};
+        }
+        __syncthreads();
+        cut = found;
+    }
+
+    // Keeps the fewest of the ids that are kept so far, by key from above, whose measures reach `wanted`; all if they never do.
+    __device__ void keep(bool by_mass, u64 wanted) {
+        Cut kept = cut;
+        Bin bin = find(3, by_mass, wanted, 0, 0);
+        if (!bin.found) {
+            cut.mass = bin.total;
+            return;
+        }
+        cut = {bin.index * BINS + BINS - 1, 0, 0};
+        for (u32 digit = 1; digit < 8 && !bin.whole; digit++) {
+            if (bin.count <= LISTED) {
+                rank(digit, kept, by_mass, wanted, bin);
+                cuts++;
+                return;
+            }
+            u32 histogram = turn++ % 3;
+            clear((histogram + 1) % 3);
+            for_rest(digit, kept, [&](u32 i, u32 place, u64 key) {
+                count(histogram, digit == 1 ? place % BINS : BINS - 1 - (key >> shift(digit)) % BINS, row.weights[i]);
+            });
+            together.wait();
+            bin = find(histogram, by_mass, wanted, bin.measure, bin.mass);
+            if (digit == 1) cut.place -= BINS - 1 - bin.index;
+            else cut.key |= (u64)(BINS - 1 - bin.index) << shift(digit);
+        }
+        cut.mass = bin.mass + bin.own_mass;
+        cuts++;
     }
 };
 
-// The id of one row; 2^32 - 1 if the logits allow no choice.
-__device__ inline u32 choose(const Row& row, f32 temperature, u64 top_k, f32 top_p, u64 least, u64 draw) {
-    u64 best = row.fold(0, [&](u32 i) { return row.key(i); }, [](u64 a, u64 b) { return a > b ? a : b; });
-    bool unordered = false;
-    for (u32 i = threadIdx.x; i < row.vocab; i += blockDim.x) unordered |= row.logits[i] != row.logits[i];
-    u32 likeliest = ~(u32)best;
-    if (__syncthreads_or(unordered) || row.vocab == 0) return 0xffffffffu;
-    f32 max = row.logits[likeliest];
-    if (fabsf(max) == infinity()) return 0xffffffffu;
-    if (temperature == 0.0f) return likeliest;
-    for (u32 i = threadIdx.x; i < row.vocab; i += blockDim.x)
-        row.weights[i] = weight_of(__fdiv_rn(__fsub_rn(row.logits[i], max), temperature));
-    __syncthreads();
-    if (top_k > 0) row.keep(top_k, [](u64 weight) { return (u64)(weight > 0); });
-    if (top_p < 1.0f) {
-        f64 mass = __dmul_rn((f64)top_p, __ull2double_rn(row.total()));
-        row.keep(__double2ull_ru(mass), [](u64 weight) { return weight; });
+// Logits of ids begin .. end after the penalty; their largest key, all bits set for a NaN.
+__device__ inline u64 penalize(f32* penalized, const scalar* logits, u32 begin, u32 end, const u32* history, u64 seen, f32 penalty) {
+    for (u32 i = begin + threadIdx.x; i < end; i += blockDim.x) penalized[i] = to_f32(logits[i]);
+    if (penalty != 1.0f) {
+        __syncthreads();
+        for (u64 i = threadIdx.x; i < seen; i += blockDim.x) {
+            u32 token = history[i];
+            if (token < begin || token >= end) continue;
+            // Threads that meet the same id write the same value, made from the logit as it was given.
+            f32 l = to_f32(logits[token]);
+            penalized[token] = l > 0.0f ? __fdiv_rn(l, penalty) : __fmul_rn(l, penalty);
+        }
+        __syncthreads();
     }
-    for (u32 i = threadIdx.x; i < row.vocab; i += blockDim.x)
-        if (row.weights[i] < least) row.weights[i] = 0;
-    __syncthreads();
-    return row.at(__umul64hi(draw, row.total()));
+    u64 best = 0;
+    for (u32 i = begin + threadIdx.x; i < end; i += blockDim.x) {
+        u64 key = penalized[i] != penalized[i] ? ~0ull : (u64)order(penalized[i]) << 32 | ~i;
+        best = max(best, key);
+    }
+    return block_fold(best, [](u64 a, u64 b) { return max(a, b); });
+}
+
+// f(id) in one thread of one block: the id whose weight, added to those before, first exceeds the draw's share of all.
+template <class F> __device__ inline void
+draw(const Row& row, const Cut& cut, u64 least, u64 random, Space& space, Together& together, F f) {
+    __shared__ u64 before;
+    u64 own = 0;
+    auto weight = [&](u32 i) { return row.weights[i] >= max(least, 1ull) && row.keeps(cut, i) ? row.weights[i] : 0; };
+    row.for_own([&](u32 i) { own += weight(i); });
+    own = block_fold(own, [](u64 a, u64 b) { return a + b; });
+    if (threadIdx.x == 0) space.sums[blockIdx.x] = own;
+    together.wait();
+    u64 sum = threadIdx.x < gridDim.x ? __ldcg(space.sums + threadIdx.x) : 0, upto = block_scan(sum);
+    if (threadIdx.x == blockIdx.x) before = upto - sum;
+    u64 point = __umul64hi(random, block_fold(sum, [](u64 a, u64 b) { return a + b; })), from = before;
+    if (point < from || point >= from + own) return;
+    for (u32 base = row.begin; base < row.end; base += blockDim.x) {
+        u32 i = base + threadIdx.x;
+        u64 own = i < row.end ? weight(i) : 0, upto = from + block_scan(own);
+        if (upto - own <= point && point < upto) f(i);
+        from += block_fold(own, [](u64 a, u64 b) { return a + b; });
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
 sample(u32* id, u32* position, u32* history, u64 context, const scalar* logits, u32 vocab, f32* penalized, u64* weights,
-       f32 repetition_penalty, f32 temperature, u64 top_k, f32 top_p, u64 least, u64 seed) {
-    u32 here = *position, next = here + 1;
-    for (u32 i = threadIdx.x; i < vocab; i += blockDim.x) penalized[i] = to_f32(logits[i]);
-    __syncthreads();
-    u64 seen = min((u64)here + 1, context);
-    for (u64 i = threadIdx.x; i < seen && repetition_penalty != 1.0f; i += blockDim.x) {
-        u32 token = history[i];
-        if (token >= vocab) continue;
-        // Threads that meet the same id write the same value, made from the logit as it was given.
-        f32 l = to_f32(logits[token]);
-        penalized[token] = l > 0.0f ? __fdiv_rn(l, repetition_penalty) : __fmul_rn(l, repetition_penalty);
-    }
-    __syncthreads();
-    uint4 random = philox(seed, next);
-    u32 chosen = choose(Row{penalized, weights, vocab}, temperature, top_k, top_p, least, (u64)random.x << 32 | random.y);
-    __syncthreads();
-    if (threadIdx.x == 0) {
+       u64* space, u32* counters, f32 repetition_penalty, f32 temperature, u64 top_k, f32 top_p, u64 least, u64 seed) {
+    Space& shared = *(Space*)space;
+    Together together(counters);
+    u32 next = *position + 1, each = (vocab + gridDim.x - 1) / gridDim.x;
+    auto finish = [=](u32 chosen) {
         *id = chosen;
         *position = next;
         if (next < context) history[next] = chosen;
+    };
+    Row row = {penalized, weights, min(blockIdx.x * each, vocab), min(blockIdx.x * each + each, vocab), 0.0f, temperature};
+    Cutter cutter = {row, shared, together, {BINS * BINS - 1, 0, 0}, 0, 0};
+    cutter.clear(0), cutter.clear(3);
+    if (blockIdx.x == 0 && threadIdx.x < 2) shared.lengths[threadIdx.x] = 0;
+    u64 best = penalize(penalized, logits, row.begin, row.end, history, min((u64)next, context), repetition_penalty);
+    if (threadIdx.x == 0) shared.bests[blockIdx.x] = best;
+    together.wait();
+    best = threadIdx.x < gridDim.x ? __ldcg(shared.bests + threadIdx.x) : 0;
+    best = block_fold(best, [](u64 a, u64 b) { return max(a, b); });
+    row.max = Row::logit(best);
+    // A NaN's key is no finite logit's; nor is that of no logits at all.
+    bool none = !(fabsf(row.max) < infinity());
+    if (none || temperature == 0.0f) {
+        if (blockIdx.x == 0 && threadIdx.x == 0) finish(none ? 0xffffffffu : ~(u32)best);
+        return together.leave();
     }
+    bool cuts = top_k > 0 || top_p < 1.0f;
+    row.for_own([&](u32 i) {
+        f32 exponent = row.exponent(penalized[i]);
+        u64 weight = weight_of(exponent);
+        weights[i] = weight;
+        if (weight > 0 && cuts) cutter.count(3, Row::place(exponent) / BINS, weight);
+    });
+    if (cuts) {
+        together.wait();
+        cutter.keep(false, top_k > 0 ? top_k : ~0ull);
+    }
+    if (top_p < 1.0f) cutter.keep(true, __double2ull_ru(__dmul_rn((f64)top_p, __ull2double_rn(cutter.cut.mass))));
+    uint4 random = philox(seed, next);
+    draw(row, cutter.cut, least, (u64)random.x << 32 | random.y, shared, together, finish);
+    together.leave();
 }

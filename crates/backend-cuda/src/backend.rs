@@ -138,6 +138,7 @@ impl CudaBackend {
             shared: None,
             awaits: function.awaits,
             overlaps: false,
+            together: false,
         })
     }
 

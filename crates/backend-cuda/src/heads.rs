@@ -221,11 +221,16 @@ fn split_keys(
 fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> Result<()> {
     let Attention { q, k, v, heads, window, at, mut out, .. } = op;
     let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
+    let (n_kv_heads, group, head_dim) =
+        (heads.n_kv_heads as u32, heads.group() as u32, heads.head_dim as u32);
+    let keys = window.map_or(capacity, |w| capacity.min(w as u64));
+    let multiprocessors = b.inner.device.multiprocessors;
+    let division = attention::Division::new(rows, n_kv_heads.into(), group.into(), keys, multiprocessors);
+    let extent = division.partials(head_dim.into());
+    let scratch = b.scratch(extent * size_of::<f32>())?;
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
-    let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
-    let grid = attention::grid(rows, n_kv_heads.into(), group.into());
-    let launch = b.launch("attention", scalar, weight, grid)?;
+    let launch = b.launch("attention", scalar, weight, division.grid())?;
     let args = attention::Args {
         out,
         out_stride,
@@ -241,9 +246,14 @@ fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> 
         window: window.map_or(u64::MAX, |w| w as u64),
         n_kv_heads,
         group,
-        head_dim: heads.head_dim as u32,
+        head_dim,
         scale: heads.scale(),
+        partials: Out::new(scratch.address(), extent),
+        counters: b.arrivals(),
+        splits: division.splits,
     };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent. Where there are splits,
+    // tiles are fewer than multiprocessors and so than counters, and the stream lets one launch at a time use
+    // scratch and counters.
     launched("attention", unsafe { args.launch(launch) })
 }

@@ -166,6 +166,8 @@ pub struct Launch<'d> {
     pub(crate) awaits: bool,
     /// Whether it may start while its predecessor still runs.
     pub(crate) overlaps: bool,
+    /// Whether its blocks wait for each other, so that all of them must run at once.
+    pub(crate) together: bool,
 }
 
 impl Launch<'_> {
@@ -194,24 +196,27 @@ impl Launch<'_> {
             return Ok(());
         }
         use sys::CUlaunchAttributeID as Id;
+        use sys::CUlaunchAttributeValue as Value;
         let cluster = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: self.cluster, y: 1, z: 1 };
-        let attribute = |id, value| sys::CUlaunchAttribute { id, pad: [0; 4], value };
-        let mut attributes = [
-            attribute(
+        let mut attributes = [sys::CUlaunchAttribute {
+            id: Id::CU_LAUNCH_ATTRIBUTE_IGNORE,
+            pad: [0; 4],
+            value: Value { pad: [0; 64] },
+        }; 3];
+        let wanted = [
+            (
+                self.overlaps,
                 Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+                Value { programmaticStreamSerializationAllowed: 1 },
             ),
-            attribute(
-                Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-                sys::CUlaunchAttributeValue { clusterDim: cluster },
-            ),
+            (self.cluster > 1, Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, Value { clusterDim: cluster }),
+            (self.together, Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, Value { cooperative: 1 }),
         ];
-        let wanted = match (self.overlaps, self.cluster > 1) {
-            (true, true) => &mut attributes[..],
-            (true, false) => &mut attributes[..1],
-            (false, true) => &mut attributes[1..],
-            (false, false) => &mut attributes[..0],
-        };
+        let mut count = 0;
+        for (attribute, (_, id, value)) in attributes.iter_mut().zip(wanted.into_iter().filter(|w| w.0)) {
+            (attribute.id, attribute.value) = (id, value);
+            count += 1;
+        }
         let config = sys::CUlaunchConfig {
             gridDimX: self.grid,
             gridDimY: 1,
@@ -221,8 +226,8 @@ impl Launch<'_> {
             blockDimZ: 1,
             sharedMemBytes: self.shared.unwrap_or(shared),
             hStream: self.stream,
-            attrs: wanted.as_mut_ptr(),
-            numAttrs: wanted.len() as u32,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: count,
         };
         // SAFETY: the caller's promise; the driver copies configuration and values before it returns.
         unsafe {

@@ -188,27 +188,37 @@ pub(crate) fn argmax(b: &B, op: Argmax<'_, T>) -> Result<()> {
     let (rows, cols) = (logits.n_rows() as u64, logits.n_cols() as u64);
     let ((x, x_stride), (id, _)) = (read(&logits), write(&mut id));
     let position = position.map_or_else(|| Out::new(0, 0), |mut p| write(&mut p).0);
-    let launch = b.launch("argmax", scalar, scalar, kernels::argmax::grid(rows))?;
-    let args = kernels::argmax::Args { id, position, x, x_stride, rows, cols };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    let splits = kernels::argmax::splits(rows, cols, b.inner.device.multiprocessors);
+    let extent = if splits > 1 { rows as usize * splits as usize } else { 0 };
+    let scratch = b.scratch(extent * size_of::<u64>())?;
+    let (partials, counters) = (Out::new(scratch.address(), extent), b.arrivals());
+    let launch = b.launch("argmax", scalar, scalar, kernels::argmax::grid(rows, splits))?;
+    let args = kernels::argmax::Args { id, position, x, x_stride, rows, cols, partials, counters, splits };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent. Where there are splits, rows
+    // are fewer than multiprocessors and so than counters, and the stream lets one launch at a time use scratch and
+    // counters.
     launched("argmax", unsafe { args.launch(launch) })
 }
 
 pub(crate) fn sample(b: &B, op: Sample<'_, T>) -> Result<()> {
+    use kernels::sample::{Args, SPACE, grid};
     let Sample { logits, mut history, mut id, mut position, params } = op;
-    let (scalar, n) = (dtype(&logits), logits.n_cols());
-    // 8 bytes of weight and 4 of logit per id.
-    let scratch = b.scratch(12 * n)?;
-    let (weights, penalized) = (scratch.address(), scratch.address().wrapping_add(8 * n as u64));
-    let args = kernels::sample::Args {
+    let (scalar, n, device) = (dtype(&logits), logits.n_cols(), &b.inner.device);
+    // Beside `space`, 8 bytes of weight and 4 of logit per id.
+    let scratch = b.scratch(8 * SPACE + 12 * n)?;
+    let space = scratch.address();
+    let weights = space.wrapping_add(8 * SPACE as u64);
+    let args = Args {
         id: write(&mut id).0,
         position: write(&mut position).0,
         context: history.n_cols() as u64,
         history: write(&mut history).0,
         logits: read(&logits).0,
         vocab: n as u32,
-        penalized: Out::new(penalized, n),
+        penalized: Out::new(weights.wrapping_add(8 * n as u64), n),
         weights: Out::new(weights, n),
+        space: Out::new(space, SPACE),
+        counters: b.arrivals(),
         repetition_penalty: params.repetition_penalty,
         temperature: params.temperature,
         top_k: params.top_k as u64,
@@ -216,9 +226,14 @@ pub(crate) fn sample(b: &B, op: Sample<'_, T>) -> Result<()> {
         least: params.min_p_weight().min(WEIGHT_ONE),
         seed: params.seed,
     };
-    let launch = b.launch("sample", scalar, scalar, kernels::sample::grid())?;
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; the scratch belongs
-    // to the backend, and the stream lets one launch at a time use it.
+    // A card that cannot promise to run all blocks at once runs one.
+    let together = device.cooperates && device.capability >= (6, 0);
+    let blocks = if together { grid(n, device.multiprocessors) } else { 1 };
+    let mut launch = b.launch("sample", scalar, scalar, blocks)?;
+    launch.together = together;
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; the scratch and the
+    // counters belong to the backend, and the stream lets one launch at a time use them; blocks that wait for each
+    // other run together.
     launched("sample", unsafe { args.launch(launch) })
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Device {
     pub(crate) multiprocessors: u32,
     /// Bytes of shared memory that a block can have.
     pub(crate) shared_memory: u32,
+    /// Whether a launch can have all its blocks run at once.
+    pub(crate) cooperates: bool,
     pub(crate) clock: Clock,
     handle: sys::CUdevice,
     context: sys::CUcontext,
@@ -100,6 +102,7 @@ impl Device {
                 .map_err(failed)?,
             shared_memory: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
                 .map_err(failed)?,
+            cooperates: attribute(handle, At::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH).map_err(failed)? > 0,
             clock: Clock::default(),
             handle,
             context,

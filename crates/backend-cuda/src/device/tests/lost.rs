@@ -27,6 +27,7 @@ fn kill(b: &CudaBackend, ptx: &str) -> Result<()> {
         shared: None,
         awaits: false,
         overlaps: false,
+        together: false,
     };
     // SAFETY: the kernel has no parameters and touches no memory that is anyone's.
     unsafe { launch.run(1, 0, &mut []) }.map_err(|e| device.failed("die", e))
