@@ -2,12 +2,10 @@
 //                          end = min(positions[r], capacity - 1) + 1, g = h / group: for many rows, on Hopper
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
-// launch  grid = any number of blocks, which stride over tiles of 128 queries; block = 384; shared = 196608, of which it needs
-//         81920, 163840, 196608 for head_dim up to 64, 128, 256
-// needs   head_dim <= 256, a multiple of 8; every row of each operand aligned to 16 bytes; capacity + 128, rows * group < 2^32;
+// launch  grid = any number of blocks, which stride over tiles of 128 queries; block = 384; shared = 163840
+// needs   head_dim <= 128, a multiple of 8; every row of each operand aligned to 16 bytes; capacity + 128, rows * group < 2^32;
 //         out apart from the rest
-// how     a block takes tiles of 128 queries that share keys. Four warps copy queries, and keys and values of 128 keys (64 if
-//         head_dim > 128) at a time into a ring of four slots. Two groups of four warps take 64 queries each: scores by wgmma,
+// how     a block takes tiles of 128 queries that share keys. Four warps copy queries, and keys and values of 128 keys at a time into a ring of four slots. Two groups of four warps take 64 queries each: scores by wgmma,
 //         a running maximum, weights rounded to 16 bits in registers, sums by wgmma. Scores are computed while the sums
 //         before them are, and products of one group while the other computes weights. Keys that no query sees are never read.
 // cost    4 * head_dim operations per query and key; reads the keys and values of a tile once, from the cache at best
@@ -814,7 +812,5 @@ attention_prefill_wgmma(scalar* out, u64 out_stride, const scalar* q, u64 q_stri
                  head_dim, 0, scale};
     if (i < 2 + 2 * SLOTS) barrier_init(first + i * 8, i == 0 || i - 2 < SLOTS ? 128 : 8);
     __syncthreads();
-    if (head_dim <= 64) run<64>(of, n_kv_heads, first);
-    else if (head_dim <= 128) run<128>(of, n_kv_heads, first);
-    else run<256>(of, n_kv_heads, first);
+    run<128>(of, n_kv_heads, first);
 }

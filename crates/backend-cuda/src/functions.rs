@@ -93,8 +93,11 @@ impl Functions {
 pub(crate) fn keys(scalar: DType, weight: DType, capability: (u32, u32)) -> Vec<Key> {
     let (both, one) = (format!("{scalar}-{weight}"), scalar.to_string());
     let of_types = |types: &str| types.split(' ').any(|t| t == both || t == one);
-    let runs = |name| archive::target(name, scalar, weight, capability).is_ok();
-    let fit = signatures().into_iter().filter(|s| of_types(s.types) && runs(s.name));
+    let runs = |name: &str| archive::target(name, scalar, weight, capability).is_ok();
+    // Where there are Hopper's tensor cores, nothing takes the kernels for older ones.
+    let superseded =
+        |name: &str| name.strip_suffix("_mma").is_some_and(|base| runs(&format!("{base}_wgmma")));
+    let fit = signatures().into_iter().filter(|s| of_types(s.types) && runs(s.name) && !superseded(s.name));
     fit.map(|s| (s.name, scalar, weight)).collect()
 }
 
@@ -179,6 +182,7 @@ mod tests {
         let names = |scalar, weight| keys(scalar, weight, (9, 0)).iter().map(|k| k.0).collect::<Vec<_>>();
         let bf16 = names(DType::BF16, DType::BF16);
         assert!(["add", "matmul", "sample", "attention"].iter().all(|name| bf16.contains(name)), "{bf16:?}");
+        assert!(bf16.contains(&"matmul_wgmma") && !bf16.contains(&"matmul_mma"), "{bf16:?}");
         assert!(names(DType::F32, DType::BF16).contains(&"matmul"));
         assert!(!names(DType::BF16, DType::F32).contains(&"matmul"));
         for (kernel, scalar, weight) in keys(DType::F16, DType::F16, (5, 0)) {

@@ -48,7 +48,9 @@ pub(crate) fn choose(
     }
     let (rows, n_kv_heads, group) = (rows as u64, heads.n_kv_heads as u64, heads.group() as u64);
     match device.capability {
-        (9, 0) => wgmma::grid(rows, n_kv_heads, group, device.multiprocessors).map(Kernel::Wgmma),
+        (9, 0) if wgmma::HEAD_DIMS.contains(&heads.head_dim) => {
+            wgmma::grid(rows, n_kv_heads, group, device.multiprocessors).map(Kernel::Wgmma)
+        }
         (8.., _) => mma::grid(rows, n_kv_heads, group, heads.head_dim as u32).map(Kernel::Mma),
         _ => None,
     }
@@ -70,8 +72,7 @@ pub(crate) fn attention(
     let (head_dim, scale) = (heads.head_dim as u32, heads.scale());
     let done = match kernel {
         Kernel::Wgmma(grid) => {
-            let mut launch = b.launch("attention_prefill_wgmma", scalar, weight, grid)?;
-            launch.shared = Some(wgmma::shared(head_dim));
+            let launch = b.launch("attention_prefill_wgmma", scalar, weight, grid)?;
             let args = wgmma::Args {
                 out,
                 out_stride,
