@@ -20,8 +20,14 @@ macro_rules! suite {
             norm_qkv_rope_append norm_swiglu rmsnorm sample silu softmax weighted_sum_rows);
         $crate::suite!(@each contract $attributes $backend, $group;
             copies_round_trip zero_sizes ranges_are_checked random_fills counters_move memory_comes_back
-            foreign_tensors_are_refused bandwidth_is_measured steps_equal_eager errors_in_steps
+            foreign_tensors_are_refused steps_equal_eager errors_in_steps
             threads_give_the_serial_bits runs_are_repeatable);
+        $crate::suite!(@timed $attributes $backend, $group);
+    };
+    // What reads gigabytes is no part of the quick group, which runs under sanitizers.
+    (@timed $attributes:tt $backend:expr, Quick) => {};
+    (@timed $attributes:tt $backend:expr, $group:ident) => {
+        $crate::suite!(@each contract $attributes $backend, $group; bandwidth_is_measured);
     };
     (@each $kind:ident $attributes:tt $backend:expr, $group:ident; $($name:ident)*) => {
         $($crate::suite!(@$kind $attributes $backend, $group, $name);)*
