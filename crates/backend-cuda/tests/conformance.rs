@@ -1,7 +1,7 @@
 //! The suite that every backend must pass, on a GPU: `cargo test --release -p backend-cuda -- --ignored`; without the cases
 //! that need gigabytes, `-- --ignored --skip huge`. Under a sanitizer, `quick::` alone: `compute-sanitizer --tool memcheck
-//! --report-api-errors no --error-exitcode 1 CONFORMANCE --ignored quick::` takes under a minute, as do the other tools; some
-//! tests ask for more memory than there is, which is an error of the driver that is meant.
+//! --report-api-errors no --error-exitcode 1 CONFORMANCE --ignored quick::`, one tool after the other; some tests ask for more
+//! memory than there is, which is an error of the driver that is meant.
 
 use std::sync::OnceLock;
 
