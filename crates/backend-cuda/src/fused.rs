@@ -33,7 +33,7 @@ pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Resul
         return norm_qkv_rope_append::compose(b, op);
     };
     let NormQkvRopeAppend { x, norm, eps, w, heads, cos, sin, at, mut qkv, mut k, mut v, .. } = op;
-    let settled = is_settled(&w, &b.inner.device.clock) && is_settled(&norm, &b.inner.device.clock);
+    let settled = is_settled(&w, &b.inner.device) && is_settled(&norm, &b.inner.device);
     let mut launch = b.launch("norm_qkv_rope_append", DType::F32, weight, grid)?.overlapping(settled);
     let hidden = x.n_cols() as u32;
     launch.shared = Some(4 * hidden);
@@ -76,7 +76,7 @@ pub(crate) fn norm_swiglu(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
         return many_rows(b, op);
     };
     let NormSwiglu { x, norm, eps, w, mut out, .. } = op;
-    let settled = is_settled(&w, &b.inner.device.clock) && is_settled(&norm, &b.inner.device.clock);
+    let settled = is_settled(&w, &b.inner.device) && is_settled(&norm, &b.inner.device);
     let mut launch = b.launch("norm_swiglu", DType::F32, weight, grid)?.overlapping(settled);
     let k = x.n_cols() as u32;
     launch.shared = Some(4 * k);

@@ -6,12 +6,12 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use backend_api::{Error, Result};
-use cudarc::driver::sys::{CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{CUgraph, CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode};
 
 use crate::device::{Device, DeviceMemory, DriverError, driver};
 use crate::pool::Block;
 
-/// A decoding step, ready to run again. It keeps alive all memory that the step touches.
+/// A decoding step, ready to run again. It keeps alive the memory of all tensors that the step touches.
 #[derive(Debug, Default)]
 pub struct CudaGraph(State);
 
@@ -91,7 +91,8 @@ impl CudaGraph {
 impl Ready {
     fn launch(&self) -> Result<()> {
         self.device.bind()?;
-        // SAFETY: the graph is alive, as is all that it touches, and the stream is the device's.
+        // SAFETY: the graph is alive, as are the tensors that it touches; scratch, counters and the library's workspace live as
+        // long as the backend, which is the one that calls this; the stream is the device's.
         unsafe { driver::graph_launch(self.graph, self.device.stream) }
             .map_err(|e| self.device.failed("launching a captured step", e))
     }
@@ -156,50 +157,68 @@ fn capture(device: &Arc<Device>, body: &mut dyn FnMut() -> Result<()>) -> Result
     if CAPTURE.with_borrow(Option::is_some) {
         return Err(Error::Captured { op: "step" });
     }
-    device.bind()?;
-    let failed = |e: DriverError| device.failed("capturing a step", e);
-    let mut stream = null_mut();
-    // SAFETY: the context is current; writes a handle.
-    unsafe { driver::stream_create(&raw mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) }
-        .map_err(failed)?;
-    let done = on(device, stream, body);
-    // SAFETY: nothing was queued on the stream but for the capture, which has ended.
-    let _ = unsafe { driver::stream_destroy(stream) };
-    done
-}
-
-#[expect(unsafe_code, reason = "calls of the driver")]
-fn on(device: &Arc<Device>, stream: CUstream, body: &mut dyn FnMut() -> Result<()>) -> Result<Ready> {
-    let failed = |e: DriverError| device.failed("capturing a step", e);
-    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-    // SAFETY: the stream is alive and idle.
-    unsafe { driver::stream_begin_capture(stream, mode) }.map_err(failed)?;
-    let capture = Capture { device: address(device), stream, touched: HashMap::new() };
-    CAPTURE.set(Some(capture));
-    let end = End;
+    let mut on = CaptureStream::begin(device)?;
     let issued = body();
     let touched = CAPTURE.take().map(|capture| capture.touched).unwrap_or_default();
-    drop(end);
-    let (mut graph, mut ready) = (null_mut(), null_mut());
-    // SAFETY: the capture was begun above; writes a handle, or null if it was broken off.
-    let ended = unsafe { driver::stream_end_capture(stream, &raw mut graph) };
-    let made = issued.and_then(|()| {
-        ended.map_err(failed)?;
-        // SAFETY: the graph was captured just now; writes a handle.
-        unsafe { driver::graph_instantiate(&raw mut ready, graph, 0) }.map_err(failed)
-    });
-    if !graph.is_null() {
-        // SAFETY: nobody else has the handle; what was made of it stands alone.
-        let _ = unsafe { driver::graph_destroy(graph) };
-    }
+    issued?;
+    let failed = |e: DriverError| device.failed("capturing a step", e);
+    let (graph, mut ready) = (on.end().map_err(failed)?, null_mut());
+    // SAFETY: the graph was captured just now; writes a handle.
+    let made = unsafe { driver::graph_instantiate(&raw mut ready, graph, 0) }.map_err(failed);
+    // SAFETY: nobody else has the handle; what was made of it stands alone.
+    let _ = unsafe { driver::graph_destroy(graph) };
     made.map(|()| Ready { graph: ready, device: device.clone(), _touched: touched })
 }
 
-/// Ends this thread's capture, also where the body panics.
-struct End;
+/// A stream that is being captured. Dropped, it ends this thread's capture, also where the body failed or panics.
+struct CaptureStream<'d> {
+    device: &'d Device,
+    stream: CUstream,
+    captures: bool,
+}
 
-impl Drop for End {
+#[expect(unsafe_code, reason = "calls of the driver")]
+impl<'d> CaptureStream<'d> {
+    fn begin(device: &'d Device) -> Result<Self> {
+        device.bind()?;
+        let failed = |e: DriverError| device.failed("capturing a step", e);
+        let mut stream = null_mut();
+        // SAFETY: the context is current; writes a handle.
+        unsafe { driver::stream_create(&raw mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) }
+            .map_err(failed)?;
+        let mut on = Self { device, stream, captures: false };
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is alive and idle.
+        unsafe { driver::stream_begin_capture(stream, mode) }.map_err(failed)?;
+        on.captures = true;
+        CAPTURE.set(Some(Capture { device: address(device), stream, touched: HashMap::new() }));
+        Ok(on)
+    }
+
+    /// The graph of what was captured.
+    fn end(&mut self) -> Result<CUgraph, DriverError> {
+        self.captures = false;
+        let mut graph = null_mut();
+        // SAFETY: the capture was begun; writes a handle, or null if it was broken off.
+        unsafe { driver::stream_end_capture(self.stream, &raw mut graph) }?;
+        Ok(graph)
+    }
+}
+
+#[expect(unsafe_code, reason = "calls of the driver")]
+impl Drop for CaptureStream<'_> {
     fn drop(&mut self) {
         CAPTURE.set(None);
+        if self.device.bind().is_err() {
+            return;
+        }
+        if self.captures
+            && let Ok(graph) = self.end()
+        {
+            // SAFETY: nobody else has the handle.
+            let _ = unsafe { driver::graph_destroy(graph) };
+        }
+        // SAFETY: nothing was queued on the stream but for the capture, which has ended.
+        let _ = unsafe { driver::stream_destroy(self.stream) };
     }
 }

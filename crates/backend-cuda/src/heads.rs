@@ -34,7 +34,7 @@ pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>)
     let (rows, keys, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, heads.head_dim as u64);
     let (n_kv_heads, group, dim) = (heads.n_kv_heads as u32, heads.group() as u32, heads.head_dim as u32);
     let mma = dim > 0 && on_tensor_cores(b, heads.head_dim, scalar, weight, &[&q, &k]);
-    let settled = is_settled(&k, &b.inner.device.clock);
+    let settled = is_settled(&k, &b.inner.device);
     let ((q, q_stride), (k, k_stride), (out, out_stride)) = (read(&q), read(&k), write(&mut out));
     if mma {
         let grid = scores_mma::grid(rows, keys, n_kv_heads.into());
@@ -88,7 +88,7 @@ pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()>
     let multiprocessors = b.inner.device.multiprocessors;
     let division = sums::Division::new(m, n, n_kv_heads.into(), group.into(), cols.into(), multiprocessors);
     let mma = n <= u32::MAX.into() && on_tensor_cores(b, heads.head_dim, scalar, weight, &[&rows]);
-    let settled = is_settled(&rows, &b.inner.device.clock);
+    let settled = is_settled(&rows, &b.inner.device);
     let scratch = b.scratch(division.partials() * size_of::<f32>())?;
     let partials = Out::new(scratch.address(), division.partials());
     let ((weights, weights_stride), (rows, rows_stride)) = (read(&weights), read(&rows));
@@ -212,8 +212,8 @@ fn split_keys(
         splits: division.splits,
         cluster: division.cluster,
     };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent and to be aligned; the kernel
-    // waits before it reads any. Where there are splits, tiles are at most as many as counters, and the stream
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent and to be aligned; before the
+    // kernel waits it reads positions alone, which only say what to prefetch, within the capacity. Where there are splits, tiles are at most as many as counters, and the stream
     // lets one launch at a time use scratch and counters.
     launched("attention", unsafe { args.launch(launch) })
 }

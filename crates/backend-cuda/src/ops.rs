@@ -8,7 +8,7 @@ use crate::device::{DriverError, failure};
 use crate::kernels;
 use crate::launch::{In, Out, Scalar};
 use crate::tensor::{read, write};
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, graph};
 
 type B = CudaBackend;
 type T = CudaTensor;
@@ -253,6 +253,6 @@ pub(crate) fn fill_random(b: &B, dst: &mut T, seed: u64, scale: f32) -> Result<(
     let launch = b.launch("fill_random", scalar, scalar, kernels::fill_random::grid(n))?;
     // SAFETY: the operand is the whole of a tensor of this type.
     launched("fill_random", unsafe { args.launch(launch) })?;
-    dst.written.note(&b.inner.device.clock);
+    dst.written.note(&b.inner.device.clock, graph::is_capturing(&b.inner.device));
     Ok(())
 }

@@ -60,7 +60,7 @@ fn one_row(
 ) -> Result<()> {
     let Matmul { x, w, mut out, accumulate, .. } = op;
     let (n, k) = (out.n_cols() as u64, x.n_cols());
-    let settled = is_settled(&w, &b.inner.device.clock);
+    let settled = is_settled(&w, &b.inner.device);
     let mut launch = b.launch("matmul_vec", scalar, weight, grid)?.overlapping(settled);
     launch.shared = scalar.bytes(k).map(|bytes| bytes as u32);
     let ((x, _), (w, w_stride), (out, _)) = (read(&x), read(&w), write(&mut out));

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use backend_api::{DType, DeviceId, DeviceTensor, Mat, MatMut};
 
-use crate::device::{Clock, DeviceMemory};
-use crate::graph::touch;
+use crate::device::{Clock, Device, DeviceMemory};
+use crate::graph::{self, touch};
 use crate::launch::{In, Out};
 use crate::pool::Block;
 
@@ -35,14 +35,18 @@ impl Written {
         self.0.store(Self::SOME_TIME, SeqCst);
     }
 
-    /// Every kernel that writes the tensor has been queued by now.
-    pub(crate) fn note(&self, clock: &Clock) {
+    /// Every kernel that writes the tensor has been queued by now. Not so while this thread captures: what it issues then runs
+    /// later, again and again.
+    pub(crate) fn note(&self, clock: &Clock, capturing: bool) {
+        if capturing {
+            return;
+        }
         let _ = self.0.compare_exchange(Self::SOME_TIME, clock.now(), SeqCst, SeqCst);
     }
 
     /// Whether every kernel that writes the tensor has certainly run.
-    fn is_settled(&self, clock: &Clock) -> bool {
-        self.note(clock);
+    fn is_settled(&self, clock: &Clock, capturing: bool) -> bool {
+        self.note(clock, capturing);
         let time = self.0.load(SeqCst);
         if time != Self::SETTLED && clock.is_past(time) {
             let _ = self.0.compare_exchange(time, Self::SETTLED, SeqCst, SeqCst);
@@ -90,9 +94,10 @@ pub(crate) fn read<'a, E>(m: &Mat<'a, CudaTensor>) -> (In<'a, E>, u64) {
 }
 
 /// Whether every kernel that writes the tensor has certainly run, so that a kernel may read it before it has waited for
-/// those that still run.
-pub(crate) fn is_settled(m: &Mat<'_, CudaTensor>, clock: &Clock) -> bool {
-    m.tensor().written.is_settled(clock)
+/// those that still run. Copies, and graphs as a whole, need no note: a kernel behind one of those starts when it has ended,
+/// whatever its launch allows.
+pub(crate) fn is_settled(m: &Mat<'_, CudaTensor>, device: &Device) -> bool {
+    m.tensor().written.is_settled(&device.clock, graph::is_capturing(device))
 }
 
 /// Whether each row of a window begins at a multiple of 16 bytes.
@@ -116,19 +121,32 @@ mod tests {
     #[test]
     fn what_a_kernel_writes_is_settled_after_a_wait_that_began_later() {
         let (clock, written) = (Clock::default(), Written::default());
-        assert!(written.is_settled(&clock));
+        assert!(written.is_settled(&clock, false));
         let early = clock.begin();
         written.expect();
-        written.note(&clock);
+        written.note(&clock, false);
         clock.finish(early);
-        assert!(!written.is_settled(&clock), "that wait may have begun before the kernel was queued");
+        assert!(!written.is_settled(&clock, false), "that wait may have begun before the kernel was queued");
         let late = clock.begin();
-        assert!(!written.is_settled(&clock));
+        assert!(!written.is_settled(&clock, false));
         clock.finish(late);
-        assert!(written.is_settled(&clock));
+        assert!(written.is_settled(&clock, false));
         written.expect();
-        assert!(!written.is_settled(&clock), "nobody has noted when");
+        assert!(!written.is_settled(&clock, false), "nobody has noted when");
         clock.finish(clock.begin());
-        assert!(written.is_settled(&clock));
+        assert!(written.is_settled(&clock, false));
+    }
+
+    #[test]
+    fn what_a_capture_writes_is_not_settled_by_waits_during_it() {
+        let (clock, written) = (Clock::default(), Written::default());
+        assert!(written.is_settled(&clock, true), "nothing has written it");
+        written.expect();
+        written.note(&clock, true);
+        clock.finish(clock.begin());
+        assert!(!written.is_settled(&clock, true), "it is written when the graph runs");
+        assert!(!written.is_settled(&clock, false), "the graph may be running");
+        clock.finish(clock.begin());
+        assert!(written.is_settled(&clock, false));
     }
 }
