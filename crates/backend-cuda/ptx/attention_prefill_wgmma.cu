@@ -5,9 +5,10 @@
 // launch  grid = any number of blocks, which stride over tiles of 128 queries; block = 384; shared = 163840
 // needs   head_dim <= 128, a multiple of 8; every row of each operand aligned to 16 bytes; capacity + 128, rows * group < 2^32;
 //         out apart from the rest
-// how     a block takes tiles of 128 queries that share keys. Four warps copy queries, and keys and values of 128 keys at a time into a ring of four slots. Two groups of four warps take 64 queries each: scores by wgmma,
-//         a running maximum, weights rounded to 16 bits in registers, sums by wgmma. Scores are computed while the sums
-//         before them are, and products of one group while the other computes weights. Keys that no query sees are never read.
+// how     a block takes tiles of 128 queries that share keys. Four warps copy queries, and keys and values of 128 keys at a
+//         time into a ring of four slots. Two groups of four warps take 64 queries each: scores by wgmma, a running maximum,
+//         weights rounded to 16 bits in registers, sums by wgmma. Scores are computed while the sums before them are, and
+//         products of one group while the other computes weights. Keys that no query sees are never read.
 // cost    4 * head_dim operations per query and key; reads the keys and values of a tile once, from the cache at best
 
 // Hopper's products with short right operands, the left one perhaps in registers, and meetings of some of a block's warps.

@@ -5,7 +5,7 @@
 //         keys, values: [capacity, n_kv_heads * head_dim], rows by stride   cos, sin: [table_rows, head_dim / 2]
 // launch  grid = rows of w / 4 * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
 // needs   k a multiple of 8; head_dim a multiple of 4; x, norm and w aligned to 16 bytes in every row; outputs apart from the
-//         rest; to overlap, w must not be written by a kernel in flight
+//         rest; to overlap, w and norm must not be written by a kernel in flight
 // how     a warp streams two pairs of rows that turn together (rows.cuh), `share` warps a part of each; every block stages
 //         the normed row, whose scale comes last. A position outside the tables gives NaN, one outside the caches leaves
 //         them as they are. Sums in f32, in a fixed order

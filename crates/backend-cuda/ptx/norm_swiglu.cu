@@ -2,8 +2,8 @@
 //
 // shape   x, norm: [k]   w: [2 * ffn, k], rows by stride   out: [ffn]
 // launch  grid = ceil(ffn / 2) * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
-// needs   k a multiple of 8; x, norm and w aligned to 16 bytes in every row; out apart from the rest; to overlap, w must
-//         not be written by a kernel in flight
+// needs   k a multiple of 8; x, norm and w aligned to 16 bytes in every row; out apart from the rest; to overlap, w and
+//         norm must not be written by a kernel in flight
 // how     a warp streams two rows of gate and the two of up (rows.cuh), `share` warps a part of each; every block stages the
 //         normed row, whose scale comes last; sums in f32, in a fixed order
 // cost    moves 2 * ffn * k elements of w; x and norm come from the cache

@@ -9,7 +9,7 @@
 //         and top-p keep what lies above a threshold of (ordered logit, complement of id), found digit by digit from
 //         histograms of counts and weights until few ids are left to compare. The weights are computed in f64 by IEEE
 //         operations that nothing contracts, so that every backend has the same bits.
-// cost    reads the logits once, the scratch some 4 times; 84 operations in f64 per logit; 2 to 6 waits
+// cost    reads the logits once, the scratch some 4 times; 84 operations in f64 per logit; 1 to 6 waits, more where many logits are nearly equal
 
 const unsigned SPACE = 15361;
 

@@ -166,16 +166,6 @@ impl Handle {
         format!("cuBLASLt {major}.{minor}.{patch}")
     }
 
-    /// Chooses the algorithm of a product; queues nothing.
-    ///
-    /// # Errors
-    /// What the library answers.
-    pub(crate) fn prepare(&self, gemm: &Gemm) -> Result<()> {
-        let Some(problem) = gemm.problem() else { return Ok(()) };
-        self.device.bind()?;
-        self.plan(problem).map(drop)
-    }
-
     /// Queues a product; false if the library has no way for it, having queued nothing. The same problem always takes
     /// the same algorithm: the same inputs give the same bits.
     ///

@@ -1,7 +1,7 @@
 //! From an operation of the contract to a product of the library.
 
 use backend_api::ops::{Matmul, WeightLayout};
-use backend_api::{Checked, DType, DeviceTensor, Error, KernelBackend, Mat, MatMut, Result, Window};
+use backend_api::{Checked, DeviceTensor, Error, KernelBackend, Mat, MatMut, Result, Window};
 
 use super::choice::{By, Product, choose};
 use super::problem::{Gemm, Rows};
@@ -80,22 +80,6 @@ impl CudaBackend {
     pub fn cublas(&self) -> Result<String> {
         let inner = &self.inner;
         Ok(inner.blas.get(&inner.device, &inner.pool)?.describe())
-    }
-
-    /// Opens the library and has it build its tables for products of this type, with results in it and in f32. That takes
-    /// 0.1 s and more, which the first product would take otherwise; on a thread of its own it goes beside an upload.
-    ///
-    /// # Errors
-    /// As [`CudaBackend::cublas`], and what the library answers.
-    pub fn preload_cublas(&self, dtype: DType) -> Result<()> {
-        const TYPICAL: u64 = 512;
-        let handle = self.inner.blas.get(&self.inner.device, &self.inner.pool)?;
-        let rows = |dtype| Rows { address: 0, stride: TYPICAL, dtype };
-        let (m, n, k) = (TYPICAL, TYPICAL, TYPICAL);
-        [dtype, DType::F32].into_iter().try_for_each(|out| {
-            let (x, w, out, layout) = (rows(dtype), rows(dtype), rows(out), WeightLayout::OutIn);
-            handle.prepare(&Gemm { m, n, k, x, w, layout, out, accumulate: false })
-        })
     }
 
     /// A product through cuBLASLt whatever its shape, to compare with.

@@ -98,8 +98,6 @@ fn start_is_timed() {
     lap("nothing");
     b.cublas().unwrap();
     lap("open");
-    b.preload_cublas(DType::BF16).unwrap();
-    lap("preload");
     product(&b, &x, &w, &mut out);
     lap("first product");
     product(&b, &x, &w, &mut out);
