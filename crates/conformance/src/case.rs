@@ -89,7 +89,8 @@ impl<'b, B: KernelBackend> Run<'b, B> {
         let shapes = if self.group == Group::Full { [quick, full].concat() } else { quick.to_vec() };
         let required = Types::uniform().flat_map(|t| shapes.iter().map(move |s| (t, *s)));
         let optional = Types::mixtures().filter(|t| self.group == Group::Full && !self.issued.contains(t));
-        let mixtures = optional.chain(self.issued.iter().copied()).flat_map(|t| quick.iter().map(move |s| (t, *s)));
+        let mixtures =
+            optional.chain(self.issued.iter().copied()).flat_map(|t| quick.iter().map(move |s| (t, *s)));
         if self.group == Group::Huge { Vec::new() } else { required.chain(mixtures).collect() }
     }
 
