@@ -88,6 +88,12 @@ pub trait KernelBackend: Send + Sync + Sized {
         DType::F32
     }
 
+    /// Prompt tokens that a decoder processes together unless it is told otherwise: enough for the device to be busy, few
+    /// enough for activations of so many rows to be small beside the weights.
+    fn prefill_chunk(&self) -> usize {
+        512
+    }
+
     /// Gets ready for weights of this type: loads what operations on them would otherwise load one by one. A decoder calls
     /// it while weights are being read.
     ///

@@ -250,6 +250,10 @@ impl KernelBackend for CudaBackend {
     fn activation_dtype(&self, weights: DType) -> DType {
         if weights.is_float() { weights } else { DType::F32 }
     }
+    /// Enough rows for attention to give every multiprocessor several tiles, and for products to come close to their peak.
+    fn prefill_chunk(&self) -> usize {
+        2048
+    }
     /// Loads the kernels for weights and activations of this type, and for activations in f32.
     fn prepare(&self, weights: DType) -> Result<()> {
         self.preload(weights, weights)?;

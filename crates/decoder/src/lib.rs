@@ -19,6 +19,6 @@ mod weights;
 
 pub use config::{Config, Family, RopeScaling};
 pub use generate::{FinishReason, GenerateOptions, Generation, GenerationStats, Token};
-pub use model::{DEFAULT_PREFILL_CHUNK, LoadOptions, LoadReport, Model, ModelBytes};
+pub use model::{LoadOptions, LoadReport, Model, ModelBytes};
 pub use session::Session;
 pub use text::{StopStrings, TextStream, Tokenizer};

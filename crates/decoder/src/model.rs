@@ -23,7 +23,7 @@ pub struct LoadOptions {
     pub dtype: Option<DType>,
     /// Type of the KV cache; that of the weights if absent.
     pub kv_dtype: Option<DType>,
-    /// Prompt tokens that are processed together; [`DEFAULT_PREFILL_CHUNK`] if absent.
+    /// Prompt tokens that are processed together; [`KernelBackend::prefill_chunk`] if absent.
     pub prefill_chunk: Option<usize>,
     /// Called with bytes done and bytes in all, from several threads.
     pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
@@ -199,7 +199,7 @@ impl<B: KernelBackend> Model<B> {
         report: LoadReport,
     ) -> Result<Self> {
         let kv_dtype = options.kv_dtype.unwrap_or(dtype);
-        let prefill_chunk = options.prefill_chunk.unwrap_or(DEFAULT_PREFILL_CHUNK);
+        let prefill_chunk = options.prefill_chunk.unwrap_or_else(|| backend.prefill_chunk());
         for (name, wrong) in [("prefill_chunk", prefill_chunk == 0), ("kv_dtype", !kv_dtype.is_float())] {
             if wrong {
                 return Err(Error::Argument {
@@ -274,9 +274,6 @@ impl<B: KernelBackend> Model<B> {
         &self.inner.tensors
     }
 }
-
-/// Prompt tokens that are processed together unless [`LoadOptions::prefill_chunk`] says otherwise.
-pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
 /// A stored tensor that makes up some rows of one on the device.
 struct Part {

@@ -14,7 +14,7 @@ use backend_cpu::{CpuBackend, CpuTensor};
 use decoder::{Config, LoadOptions, Model};
 use memory_estimate::{EstimateRequest, ModelShape, WeightDtype};
 
-/// The CPU backend with another answer to `activation_dtype`; its fused operations are composed.
+/// The CPU backend with other answers to `activation_dtype` and `prefill_chunk`; its fused operations are composed.
 struct Wants {
     cpu: CpuBackend,
     activations: DType,
@@ -45,6 +45,9 @@ impl KernelBackend for Wants {
 
     fn activation_dtype(&self, _weights: DType) -> DType {
         self.activations
+    }
+    fn prefill_chunk(&self) -> usize {
+        500
     }
 
     forward! {
@@ -153,6 +156,7 @@ fn the_estimate_counts_narrow_activations() {
     let backend = Wants::new(DType::BF16);
     let shape = ModelShape::named("tiny-shakespeare").unwrap();
     let model = Model::random(&backend, Config::from_shape(shape), 5, &LoadOptions::default()).unwrap();
+    assert_eq!(model.prefill_chunk(), 500, "what the backend answers");
     let mut session = model.session(1024).unwrap();
     session.logits(&[1, 2, 3], &[2]).unwrap();
     let estimate = |activation_bytes| {

@@ -101,6 +101,9 @@ impl KernelBackend for Backend {
     fn activation_dtype(&self, weights: DType) -> DType {
         inner!(self, b => b.activation_dtype(weights))
     }
+    fn prefill_chunk(&self) -> usize {
+        inner!(self, b => b.prefill_chunk())
+    }
     fn prepare(&self, weights: DType) -> Result<()> {
         inner!(self, b => b.prepare(weights))
     }

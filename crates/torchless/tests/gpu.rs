@@ -154,15 +154,16 @@ fn tensors_of_another_backend_are_refused() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn every_operation_is_forwarded_fused_ones_too() {
-    fn run<B: KernelBackend>(backend: B) -> (String, Counters) {
+    fn run<B: KernelBackend>(backend: B) -> (String, Counters, usize) {
         let mut session = session(backend, None);
         let options = GenerateOptions { max_tokens: 16, ..GenerateOptions::default() };
         let text = session.generate("KING HENRY:\n", &options).unwrap().map(|t| t.unwrap().text).collect();
-        (text, session.model().backend().counters())
+        let chunk = session.model().prefill_chunk();
+        (text, session.model().backend().counters(), chunk)
     }
     let inner = run(CudaBackend::new().unwrap());
-    assert!(inner.1.launches > 0);
-    assert_eq!(run(cuda()), inner, "the same text from the same number of launches");
+    assert!(inner.1.launches > 0 && inner.2 > 512);
+    assert_eq!(run(cuda()), inner, "the same text, launches and chunks");
 }
 
 #[test]

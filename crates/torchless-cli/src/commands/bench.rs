@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use torchless::{
-    Backend, DEFAULT_PREFILL_CHUNK, DType, Estimate, EstimateRequest, KernelBackend, Model, ModelShape,
-};
+use torchless::{Backend, DType, Estimate, EstimateRequest, KernelBackend, Model, ModelShape};
 
 use crate::args::BenchArgs;
 use crate::bench::{Bench, OutputFile, Report, svg};
@@ -129,7 +127,7 @@ fn room(backend: &Backend, shape: &ModelShape, dtype: DType, context: usize) -> 
         kv_dtype: weight_dtype(dtype),
         context,
         batch: 1,
-        prefill_chunk: DEFAULT_PREFILL_CHUNK,
+        prefill_chunk: backend.prefill_chunk(),
         activation_bytes: activation_bytes(backend, dtype),
     };
     if let Some(free) = backend.memory().free {

@@ -1,9 +1,7 @@
 //! `torchless estimate`.
 
 use serde::Serialize;
-use torchless::{
-    DEFAULT_PREFILL_CHUNK, DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, init_backend,
-};
+use torchless::{DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, init_backend};
 
 use crate::args::EstimateArgs;
 use crate::failure::Failure;
@@ -44,7 +42,7 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
         kv_dtype: weight_dtype(dtype),
         context: context(args.context, &shape)?,
         batch: args.batch,
-        prefill_chunk: DEFAULT_PREFILL_CHUNK,
+        prefill_chunk: backend.prefill_chunk(),
         activation_bytes: activation_bytes(&backend, dtype),
     };
     let report = Report {
