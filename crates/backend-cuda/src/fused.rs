@@ -1,13 +1,13 @@
 //! The fused operations of a decoding step, for one row in the residual stream's f32; other rows and types are composed.
 #![expect(unsafe_code, reason = "launches")]
 
-use backend_api::ops::{Matmul, NormQkvRopeAppend, NormSwiglu, RmsNorm, WeightLayout, norm_qkv_rope_append};
+use backend_api::ops::{Matmul, NormQkvRopeAppend, NormSwiglu, RmsNorm, WeightLayout};
 use backend_api::{DType, Io, KernelBackend, Mat, Op, Result};
 
 use crate::kernels::{matmul_vec, norm_qkv_rope_append as front, norm_swiglu as swiglu, swiglu as silu_up};
 use crate::ops::{dtype, launched, scalar};
 use crate::tensor::{aligned, is_settled, read, write};
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, prefill};
 
 type B = CudaBackend;
 type T = CudaTensor;
@@ -30,7 +30,7 @@ pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Resul
     let share = share(b, &op.x, &op.norm, &op.w)
         .filter(|_| op.heads.head_dim.is_multiple_of(4) && stored.iter().all(|t| *t == weight));
     let Some((share, grid)) = share.and_then(|share| Some((share, front::grid(rows, share)?))) else {
-        return norm_qkv_rope_append::compose(b, op);
+        return prefill::norm_qkv_rope_append(b, op);
     };
     let NormQkvRopeAppend { x, norm, eps, w, heads, cos, sin, at, mut qkv, mut k, mut v, .. } = op;
     let settled = is_settled(&w, &b.inner.device) && is_settled(&norm, &b.inner.device);

@@ -1,11 +1,13 @@
-//! Attention of many rows on tensor cores.
+//! What a prompt's many rows have of their own: attention on tensor cores, and the front of its layer.
 #![expect(unsafe_code, reason = "launches")]
 
-use backend_api::ops::Attention;
-use backend_api::{DType, Result};
+use backend_api::ops::{
+    Attention, Matmul, NormQkvRopeAppend, RmsNorm, WeightLayout, norm_qkv_rope_append as front,
+};
+use backend_api::{DType, Io, KernelBackend, Op, Result};
 
 use crate::device::Device;
-use crate::kernels::{attention_prefill_mma as mma, attention_prefill_wgmma as wgmma};
+use crate::kernels::{attention_prefill_mma as mma, attention_prefill_wgmma as wgmma, rope_append};
 use crate::ops::launched;
 use crate::tensor::{aligned, read, write};
 use crate::{CudaBackend, CudaTensor};
@@ -120,4 +122,48 @@ pub(crate) fn attention(
         }
     };
     launched("attention", done)
+}
+
+/// Norm, product, and then everything else in one pass; composed where types or positions are such that one pass would not
+/// give the same.
+pub(crate) fn norm_qkv_rope_append(b: &CudaBackend, op: NormQkvRopeAppend<'_, CudaTensor>) -> Result<()> {
+    let (scalar, stored) = (op.qkv.operand().dtype, op.k.operand().dtype);
+    let typed = op.v.operand().dtype == stored && (stored == scalar || scalar == DType::F32);
+    let distinct = op.at.first.is_some() || op.x.n_rows() <= 1;
+    if !(typed && distinct && u32::try_from(op.heads.qkv_dim()).is_ok()) {
+        return front::compose(b, op);
+    }
+    let NormQkvRopeAppend { x, norm, eps, w, heads, cos, sin, at, mut qkv, mut k, mut v, mut scratch } = op;
+    b.rmsnorm_into(RmsNorm { io: Io::Into(x, scratch.by_ref()), weight: norm, eps }.check()?)?;
+    let product =
+        Matmul { x: scratch.as_mat(), w, out: qkv.by_ref(), accumulate: false, layout: WeightLayout::OutIn };
+    b.matmul_into(product.check()?)?;
+    let (rows, capacity) = (qkv.n_rows() as u64, k.n_rows() as u64);
+    let launch = b.launch("rope_append", scalar, stored, rope_append::grid(rows))?;
+    let table_rows = cos.n_rows() as u64;
+    let ((cos, cos_stride), (sin, sin_stride)) = (read(&cos), read(&sin));
+    let ((keys, keys_stride), (values, values_stride)) = (write(&mut k), write(&mut v));
+    let (qkv, qkv_stride) = write(&mut qkv);
+    let args = rope_append::Args {
+        qkv,
+        qkv_stride,
+        keys,
+        keys_stride,
+        values,
+        values_stride,
+        cos,
+        cos_stride,
+        sin,
+        sin_stride,
+        positions: read(&at.positions).0,
+        rows,
+        table_rows,
+        capacity,
+        n_heads: heads.n_heads as u32,
+        n_kv_heads: heads.n_kv_heads as u32,
+        head_dim: heads.head_dim as u32,
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; consecutive positions are
+    // distinct.
+    launched("norm_qkv_rope_append", unsafe { args.launch(launch) })
 }

@@ -24,6 +24,7 @@ pub mod norm_qkv_rope_append;
 pub mod norm_swiglu;
 pub mod read_probe;
 pub mod rmsnorm;
+pub mod rope_append;
 pub mod sample;
 pub mod silu;
 pub mod softmax;
@@ -58,6 +59,7 @@ pub fn signatures() -> Vec<Signature> {
         norm_swiglu::Args::signature(),
         read_probe::Args::signature(),
         rmsnorm::Args::signature(),
+        rope_append::Args::signature(),
         sample::Args::signature(),
         silu::Args::signature(),
         softmax::Args::signature(),

@@ -105,6 +105,11 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         let heads = Heads { n_heads: 4, n_kv_heads: 2, head_dim: 6 };
         let scattered = (vec![3, 0, 8, u32::MAX, 9, 4, 50], None);
         check(&mut run, types, (heads, (7, 33, 10), 5), &scattered)?;
+        for head_dim in [6, 16, 80] {
+            let heads = Heads { head_dim, ..heads };
+            check(&mut run, types, (heads, (7, 33, 10), 5), &consecutive(2, 7))?;
+            check(&mut run, types, (heads, (7, 33, 5), 9), &consecutive(3, 7))?;
+        }
     }
     Ok(run.report())
 }
