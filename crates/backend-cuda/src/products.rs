@@ -21,8 +21,9 @@ pub(crate) fn matmul(b: &CudaBackend, mut op: Matmul<'_, CudaTensor>) -> Result<
             Some((share, grid)) => one_row(b, op, types, share, grid),
             None => few_rows(b, op, types),
         },
-        By::Tiles => match tensor_cores::choose(b.inner.device.capability, &op) {
+        by => match tensor_cores::choose(b.inner.device.capability, &op) {
             Some(kernel) => tensor_cores::matmul(b, op, kernel),
+            None if by == By::Few => few_rows(b, op, types),
             None => many_rows(b, op, types),
         },
     }

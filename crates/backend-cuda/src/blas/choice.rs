@@ -5,9 +5,12 @@ use backend_api::DType;
 /// A way to compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// Own kernel that streams the weights once for a few rows.
+    /// Own kernel that streams the weights past one vector.
     Vector,
-    /// Own kernel that computes tiles of the output.
+    /// Own kernel that computes tiles of the output, on tensor cores where they take the product, and else streams the
+    /// weights once for all rows.
+    Few,
+    /// The same, and else computes tiles without tensor cores.
     Tiles,
     /// cuBLASLt.
     Library,
@@ -31,8 +34,9 @@ pub(crate) struct Product {
 /// Who computes a product; `library` if there may be one.
 pub(crate) fn choose(product: &Product, library: bool) -> By {
     match product.m {
-        0..=FEW => By::Vector,
+        0..=1 => By::Vector,
         _ if library && keeps_the_contract(product) => By::Library,
+        2..=FEW => By::Few,
         _ => By::Tiles,
     }
 }
@@ -54,18 +58,28 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_stay_with_the_kernel_that_streams_the_weights() {
-        for (m, library) in [0, 1, 2, 8].into_iter().flat_map(|m| [false, true].map(|l| (m, l))) {
+    fn one_row_stays_with_the_kernel_that_streams_the_weights() {
+        for (m, library) in [0, 1].into_iter().flat_map(|m| [false, true].map(|l| (m, l))) {
             assert_eq!(choose(&product(m, BF16, BF16, BF16, false), library), By::Vector, "{m}");
         }
     }
 
     #[test]
-    fn many_rows_go_to_the_library_where_there_is_one() {
+    fn few_rows_are_told_from_many() {
+        for (m, by) in [(2, By::Few), (8, By::Few), (9, By::Tiles)] {
+            assert_eq!(choose(&product(m, BF16, BF16, BF16, false), false), by, "{m}");
+            assert_eq!(choose(&product(m, F32, BF16, F32, false), true), by, "{m}");
+        }
+    }
+
+    #[test]
+    fn several_rows_go_to_the_library_where_there_is_one() {
         for t in [F32, F16, BF16] {
-            assert_eq!(choose(&product(9, t, t, t, false), true), By::Library);
+            for m in [2, 9] {
+                assert_eq!(choose(&product(m, t, t, t, false), true), By::Library);
+                assert_eq!(choose(&product(m, t, t, F32, true), true), By::Library);
+            }
             assert_eq!(choose(&product(9, t, t, t, false), false), By::Tiles);
-            assert_eq!(choose(&product(9, t, t, F32, true), true), By::Library);
         }
     }
 
