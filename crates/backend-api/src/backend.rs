@@ -8,7 +8,7 @@ use crate::ops::{
 };
 use crate::{
     Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, HostTensor, MemoryInfo, Result,
-    tensor_bytes,
+    SlowPath, Workload, tensor_bytes,
 };
 
 /// Produces a tensor's bytes: `fill(offset, out)` writes those from byte `offset` on, `out.len()` of them. It may be
@@ -108,6 +108,22 @@ pub trait KernelBackend: Send + Sync + Sized {
 
     /// Memory of the device.
     fn memory(&self) -> MemoryInfo;
+
+    /// Bytes of device memory that a tensor of `bytes` bytes takes, what the allocator adds included.
+    fn taken(&self, bytes: u64) -> u64 {
+        bytes
+    }
+
+    /// Bytes of device memory that the backend itself holds, beside tensors, while such a decoder runs: what libraries ask
+    /// for, and what kernels share.
+    fn overhead(&self, _workload: &Workload) -> u64 {
+        0
+    }
+
+    /// The operations of such a decoder that do not take the fastest kernels, and why.
+    fn slow_paths(&self, _workload: &Workload) -> Vec<SlowPath> {
+        Vec::new()
+    }
 
     /// Waits until everything issued has finished.
     ///

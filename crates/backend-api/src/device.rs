@@ -55,7 +55,7 @@ pub struct DeviceInfo {
 pub struct Counters {
     /// Operations or kernels that ran, replays left out.
     pub launches: u64,
-    /// Tensors allocated.
+    /// Tensors allocated, and what the backend allocates for its own use.
     pub allocations: u64,
     /// Copies from the host.
     pub writes: u64,

@@ -16,6 +16,7 @@ mod op;
 pub mod ops;
 pub mod random;
 mod window;
+mod workload;
 
 pub use backend::{Fill, KernelBackend, Pending};
 pub use device::{Counters, DeviceId, DeviceInfo, DeviceTensor, MemoryInfo, tensor_bytes};
@@ -26,3 +27,4 @@ pub use host::{HostElement, HostTensor};
 pub use ndarray;
 pub use op::{Checked, Heads, Op};
 pub use window::{At, Io, Mat, MatMut, Operand, Window};
+pub use workload::{SlowPath, Workload};

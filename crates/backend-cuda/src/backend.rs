@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use backend_api::ops::*;
 use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, KernelBackend, MemoryInfo,
-    Pending, Result, tensor_bytes,
+    Pending, Result, SlowPath, Workload, tensor_bytes,
 };
 
 use crate::blas::Blas;
 use crate::builder::CudaBackendBuilder;
-use crate::device::{self, Device, DeviceMemory, Event, PIECE, Reading};
+use crate::device::{self, Device, DeviceMemory, PIECE, Reading};
 use crate::functions::{self, Functions};
 use crate::graph::{self, CudaGraph, Run};
 use crate::launch::{Launch, Out};
-use crate::pool::{Block, Pool, PoolStats};
+use crate::pool::{Block, Pool, size_class};
 use crate::tensor::Written;
-use crate::{CudaTensor, bandwidth, fused, heads, ops, products};
+use crate::{CudaTensor, bandwidth, forecast, fused, heads, ops, products};
 
 /// Outputs that blocks may share in one launch.
 pub(crate) const COUNTERS: usize = 1 << 14;
@@ -154,6 +154,7 @@ impl CudaBackend {
             Some(block) if block.bytes() as usize >= bytes => Ok(block.clone()),
             _ => {
                 let block = Arc::new(self.inner.pool.allocate(bytes.next_power_of_two())?);
+                self.inner.allocations.fetch_add(1, Relaxed);
                 scratch.push(block.clone());
                 Ok(block)
             }
@@ -163,43 +164,6 @@ impl CudaBackend {
     /// [`COUNTERS`] numbers, all 0 between launches: blocks that share an output count themselves.
     pub(crate) fn arrivals(&self) -> Out<'_, u32> {
         Out::new(self.inner.counters.address(), COUNTERS)
-    }
-
-    /// What the memory pool holds and did.
-    pub fn pool_stats(&self) -> PoolStats {
-        self.inner.pool.stats()
-    }
-
-    /// Lets [`PoolStats::high_water`] start again from what is in use now.
-    pub fn reset_high_water(&self) {
-        self.inner.pool.reset_high_water();
-    }
-
-    /// A mark behind everything issued so far, for [`CudaBackend::elapsed`].
-    ///
-    /// # Errors
-    /// What the driver answers.
-    #[doc(hidden)]
-    pub fn record(&self) -> Result<Event> {
-        Event::record(&self.inner.device)
-    }
-
-    /// Milliseconds of the device's time between two marks of this backend; waits for the later.
-    ///
-    /// # Errors
-    /// What the driver answers.
-    #[doc(hidden)]
-    pub fn elapsed(&self, from: &Event, to: &Event) -> Result<f64> {
-        from.until(to)
-    }
-
-    /// Bytes read and written per second of a copy within the device's memory.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] if there is no room for the probe.
-    #[doc(hidden)]
-    pub fn copy_bandwidth(&self) -> Result<f64> {
-        bandwidth::copy(self)
     }
 
     /// Gives memory that no tensor uses back to the driver; returns how many bytes.
@@ -274,6 +238,16 @@ impl KernelBackend for CudaBackend {
     fn memory(&self) -> MemoryInfo {
         let stats = self.inner.pool.stats();
         MemoryInfo { in_use: stats.in_use, high_water: stats.high_water, free: self.inner.device.free().ok() }
+    }
+    fn taken(&self, bytes: u64) -> u64 {
+        if bytes == 0 { 0 } else { size_class(bytes).unwrap_or(u64::MAX) }
+    }
+    fn overhead(&self, workload: &Workload) -> u64 {
+        let card = forecast::Card::of(self, workload);
+        forecast::held(&card, workload).fold(0, |sum, bytes| sum.saturating_add(self.taken(bytes)))
+    }
+    fn slow_paths(&self, workload: &Workload) -> Vec<SlowPath> {
+        forecast::slow_paths(&forecast::Card::of(self, workload), workload)
     }
     fn synchronize(&self) -> Result<()> {
         graph::refuse(&self.inner.device, "synchronize")?;

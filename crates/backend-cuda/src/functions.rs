@@ -23,7 +23,14 @@ pub(crate) type Key = (&'static str, DType, DType);
 #[derive(Debug)]
 pub(crate) struct Functions {
     source: KernelSource,
-    loaded: Mutex<HashMap<Key, Function>>,
+    loaded: Mutex<HashMap<Key, Loaded>>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    function: Function,
+    /// Whether it was asked for to be launched.
+    launched: bool,
 }
 
 /// The kernels that this process has loaded, by source and by the compute capability that they were chosen for.
@@ -40,19 +47,35 @@ impl Functions {
         Self { source, loaded: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Function>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Loaded>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel, loaded if it was not.
+    /// The kernel, to be launched; loaded if it was not.
     pub(crate) fn get(&self, device: &Device, key: Key) -> Result<Function> {
-        if let Some(function) = self.lock().get(&key) {
-            return Ok(*function);
+        loop {
+            if let Some(loaded) = self.lock().get_mut(&key) {
+                loaded.launched = true;
+                return Ok(loaded.function);
+            }
+            self.load(device, key)?;
+        }
+    }
+
+    /// Names of the kernels that were asked for.
+    pub(crate) fn launched(&self) -> Vec<&'static str> {
+        let loaded = self.lock();
+        loaded.iter().filter(|(_, loaded)| loaded.launched).map(|(key, _)| key.0).collect()
+    }
+
+    fn load(&self, device: &Device, key: Key) -> Result<()> {
+        if self.lock().contains_key(&key) {
+            return Ok(());
         }
         let mut function = device.function(self.kernel(device, key)?, kernels::shared(key.0))?;
         function.awaits = device.version >= OVERLAP && kernels::awaits(key.0, device.capability);
-        self.lock().insert(key, function);
-        Ok(function)
+        self.lock().entry(key).or_insert(Loaded { function, launched: false });
+        Ok(())
     }
 
     /// The process's kernel.
@@ -75,7 +98,7 @@ impl Functions {
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(key) = keys.get(next.fetch_add(1, Relaxed)) {
-                self.get(device, *key)?;
+                self.load(device, *key)?;
             }
             Ok(())
         };

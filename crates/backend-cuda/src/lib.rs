@@ -8,10 +8,12 @@ mod bandwidth;
 mod blas;
 mod builder;
 mod device;
+mod forecast;
 mod functions;
 mod fused;
 mod graph;
 mod heads;
+mod inspect;
 #[doc(hidden)]
 pub mod kernels;
 #[doc(hidden)]
@@ -29,8 +31,8 @@ mod tensor_cores;
 pub use backend::CudaBackend;
 pub use backend_api::{
     self, At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads,
-    HostElement, HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, bf16, f16,
-    ndarray,
+    HostElement, HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, SlowPath,
+    Workload, bf16, f16, ndarray,
 };
 pub use builder::{CudaBackendBuilder, KernelSource};
 #[doc(hidden)]

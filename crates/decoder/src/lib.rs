@@ -8,6 +8,7 @@
 compile_error!("safetensors files are little-endian and are read as they stand");
 
 mod config;
+mod device;
 mod forward;
 mod generate;
 mod model;
@@ -18,6 +19,7 @@ mod text;
 mod weights;
 
 pub use config::{Config, Family, RopeScaling};
+pub use device::OnBackend;
 pub use generate::{FinishReason, GenerateOptions, Generation, GenerationStats, Token};
 pub use model::{LoadOptions, LoadReport, Model, ModelBytes};
 pub use session::Session;

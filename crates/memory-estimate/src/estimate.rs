@@ -51,6 +51,25 @@ impl fmt::Display for WeightDtype {
     }
 }
 
+/// How a device accounts for its memory.
+pub trait Accounting {
+    /// Bytes that a buffer of `bytes` bytes takes, rounding included.
+    fn taken(&self, bytes: u64) -> u64 {
+        bytes
+    }
+
+    /// Bytes that are held beside the buffers while a model runs as this request says.
+    fn overhead(&self, _request: &EstimateRequest<'_>) -> u64 {
+        0
+    }
+}
+
+/// The accounting of a device where a buffer takes its bytes, and nothing else takes any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exact;
+
+impl Accounting for Exact {}
+
 /// A model and how it is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EstimateRequest<'a> {
@@ -93,10 +112,21 @@ impl EstimateRequest<'_> {
     /// # Errors
     /// As [`EstimateRequest::items`]; [`EstimateError::Overflow`] also when the total exceeds 64 bits.
     pub fn estimate(&self) -> Result<Estimate, EstimateError> {
-        let mut estimate = Estimate::default();
-        let mut total = 0_u64;
-        for item in self.items()? {
-            let bytes = item.bytes(self).ok_or(EstimateError::Overflow)?;
+        self.estimate_on(&Exact)
+    }
+
+    /// As [`EstimateRequest::estimate`], for a device that accounts so: each buffer with what it takes, and what is held
+    /// beside them.
+    ///
+    /// # Errors
+    /// As [`EstimateRequest::estimate`].
+    pub fn estimate_on(&self, device: &dyn Accounting) -> Result<Estimate, EstimateError> {
+        let items = self.items()?;
+        let mut estimate = Estimate { backend: device.overhead(self), ..Estimate::default() };
+        let mut total = estimate.backend;
+        for item in items {
+            let buffer = item.elements.checked_mul(item.kind.bytes(self)).ok_or(EstimateError::Overflow)?;
+            let bytes = item.buffers.checked_mul(device.taken(buffer)).ok_or(EstimateError::Overflow)?;
             total = total.checked_add(bytes).ok_or(EstimateError::Overflow)?;
             *estimate.part_mut(item.part) += bytes;
         }
@@ -126,6 +156,8 @@ pub struct Estimate {
     pub activations: u64,
     /// Attention scratch, all sessions.
     pub workspace: u64,
+    /// What the backend holds for itself: 0 unless the estimate is for a device that says so.
+    pub backend: u64,
 }
 
 impl Estimate {
@@ -151,7 +183,7 @@ impl Estimate {
 
     /// Each part's name and bytes, in the order of the table.
     #[must_use]
-    pub fn parts(&self) -> [(&'static str, u64); 9] {
+    pub fn parts(&self) -> [(&'static str, u64); 10] {
         [
             ("embeddings", self.embeddings),
             ("lm_head", self.lm_head),
@@ -162,6 +194,7 @@ impl Estimate {
             ("kv_cache", self.kv_cache),
             ("activations", self.activations),
             ("workspace", self.workspace),
+            ("backend", self.backend),
         ]
     }
 

@@ -1,5 +1,5 @@
 use crate::estimate::mib;
-use crate::{EstimateError, EstimateRequest, WeightDtype};
+use crate::{Accounting, EstimateError, EstimateRequest, Exact, WeightDtype};
 use serde::Serialize;
 use std::fmt;
 
@@ -117,23 +117,31 @@ impl EstimateRequest<'_> {
     /// # Errors
     /// As [`EstimateRequest::estimate`].
     pub fn fit(&self, budget: u64) -> Result<Fit, EstimateError> {
-        let needed = self.estimate()?.total();
+        self.fit_on(&Exact, budget)
+    }
+
+    /// As [`EstimateRequest::fit`], for a device that accounts so.
+    ///
+    /// # Errors
+    /// As [`EstimateRequest::estimate`].
+    pub fn fit_on(&self, device: &dyn Accounting, budget: u64) -> Result<Fit, EstimateError> {
+        let needed = self.estimate_on(device)?.total();
         let least = EstimateRequest { context: 1, batch: 1, prefill_chunk: 1, ..*self };
         let least = Adjustment::Dtype(WeightDtype::Bf16).apply(&least);
-        let minimum = least.estimate()?.total();
+        let minimum = least.estimate_on(device)?.total();
         let mut changes = Vec::new();
         if needed > budget {
             for dtype in [WeightDtype::Bf16, WeightDtype::F16] {
                 let adjustment = Adjustment::Dtype(dtype);
-                let total = adjustment.apply(self).estimate()?.total();
+                let total = adjustment.apply(self).estimate_on(device)?.total();
                 if total <= budget {
                     changes.push(Change { adjustment, total });
                 }
             }
             let rows = self.prefill_chunk.min(self.context);
-            changes.extend(self.largest(budget, rows, Adjustment::PrefillChunk)?);
-            changes.extend(self.largest(budget, self.context, Adjustment::Context)?);
-            changes.extend(self.largest(budget, self.batch, Adjustment::Batch)?);
+            changes.extend(self.largest(device, budget, rows, Adjustment::PrefillChunk)?);
+            changes.extend(self.largest(device, budget, self.context, Adjustment::Context)?);
+            changes.extend(self.largest(device, budget, self.batch, Adjustment::Batch)?);
         }
         Ok(Fit { budget, needed, changes, minimum })
     }
@@ -142,6 +150,7 @@ impl EstimateRequest<'_> {
     /// with each of the settings, so the values that fit are a prefix and can be bisected.
     fn largest(
         &self,
+        device: &dyn Accounting,
         budget: u64,
         current: usize,
         adjustment: impl Fn(usize) -> Adjustment,
@@ -151,7 +160,7 @@ impl EstimateRequest<'_> {
         while low < high {
             let middle = low + (high - low) / 2;
             let adjustment = adjustment(middle);
-            let total = adjustment.apply(self).estimate()?.total();
+            let total = adjustment.apply(self).estimate_on(device)?.total();
             if total <= budget {
                 best = Some(Change { adjustment, total });
                 low = middle + 1;

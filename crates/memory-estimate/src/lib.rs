@@ -3,7 +3,8 @@
 //! A [`ModelShape`] comes from a name, a `config.json` or the header of a safetensors file. An
 //! [`EstimateRequest`] adds what the user chooses: dtypes, context, batch and prefill chunk. Its
 //! [`estimate`](EstimateRequest::estimate) lists every part in bytes, and its
-//! [`fit`](EstimateRequest::fit) says what would have to change for a given budget.
+//! [`fit`](EstimateRequest::fit) says what would have to change for a given budget. What a device adds to
+//! the buffers comes in through [`Accounting`].
 //!
 //! ```
 //! use memory_estimate::{EstimateRequest, ModelShape, WeightDtype};
@@ -45,7 +46,7 @@ mod shape;
 mod weights_only;
 
 pub use error::EstimateError;
-pub use estimate::{Estimate, EstimateRequest, WeightDtype};
+pub use estimate::{Accounting, Estimate, EstimateRequest, Exact, WeightDtype};
 pub use file::{MAX_CONFIG_BYTES, MAX_HEADER_BYTES, read_safetensors_header};
 pub use fit::{Adjustment, Change, Fit};
 pub use header::{StoredDtype, StoredTensor, stored_bytes, stored_tensors};

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of the tests may panic as the tests do")]
 
 use memory_estimate::{
-    Adjustment, ElementKind, EstimateError, EstimateRequest, ModelShape, Part, WeightDtype,
+    Accounting, Adjustment, ElementKind, EstimateError, EstimateRequest, ModelShape, Part, WeightDtype,
 };
 use proptest::prelude::*;
 
@@ -143,7 +143,7 @@ fn table_and_json_show_every_part() {
         assert!(line.ends_with(&format!(" {mib}")), "{line}");
         assert_eq!(json[name], bytes);
     }
-    assert_eq!(table.lines().count(), 10);
+    assert_eq!(table.lines().count(), 11);
     assert_eq!(serde_json::to_value(&shape).unwrap()["sliding_window"], serde_json::Value::Null);
     assert_eq!(serde_json::to_value(WeightDtype::Bf16).unwrap(), "bf16");
 }
@@ -235,4 +235,39 @@ proptest! {
         let request = EstimateRequest { context, batch, prefill_chunk, activation_bytes, ..request(&shape) };
         prop_assert_eq!(request.estimate().is_ok(), request.fit(budget).is_ok());
     }
+}
+
+/// Whole MiB for every buffer, and something of its own for every token of the chunk.
+struct Coarse;
+
+impl Accounting for Coarse {
+    fn taken(&self, bytes: u64) -> u64 {
+        bytes.next_multiple_of(1 << 20)
+    }
+    fn overhead(&self, request: &EstimateRequest<'_>) -> u64 {
+        1000 * request.prefill_chunk as u64
+    }
+}
+
+#[test]
+fn a_device_adds_to_every_buffer_and_beside_them() {
+    let shape = ModelShape::named("tiny-shakespeare").unwrap();
+    let request = EstimateRequest { batch: 3, ..request(&shape) };
+    let coarse = request.estimate_on(&Coarse).unwrap();
+    assert_eq!(coarse.backend, 1000 * request.prefill_chunk as u64);
+    let buffers: u64 = request.items().unwrap().iter().map(|item| item.buffers).sum();
+    let whole = coarse.total() - coarse.backend;
+    let exact = request.estimate().unwrap();
+    assert_eq!(whole % (1 << 20), 0);
+    assert!(whole >= exact.total() && whole < exact.total() + (buffers << 20));
+    // Two vectors a layer and one at the end, each of less than a MiB.
+    assert_eq!(coarse.norms, (2 * shape.n_layers as u64 + 1) << 20);
+    assert_eq!(exact.backend, 0);
+    let fit = request.fit_on(&Coarse, coarse.total() - 1).unwrap();
+    assert!(!fit.fits());
+    for change in &fit.changes {
+        let changed = change.adjustment.apply(&request).estimate_on(&Coarse).unwrap().total();
+        assert_eq!(changed, change.total);
+    }
+    assert!(fit.changes.iter().any(|c| matches!(c.adjustment, Adjustment::PrefillChunk(_))));
 }

@@ -230,6 +230,13 @@ pub(crate) fn activation_bytes(backend: &Backend, dtype: DType) -> usize {
     backend.activation_dtype(dtype).bytes(1).unwrap_or(4)
 }
 
+/// Bytes that a model may take of the device's memory, where known; what the backend holds already is part of what a model
+/// needs.
+pub(crate) fn available(backend: &Backend) -> Option<u64> {
+    let memory = backend.memory();
+    memory.free.map(|free| free.saturating_add(memory.in_use))
+}
+
 #[cfg(feature = "builtin-model")]
 #[expect(clippy::unnecessary_wraps, reason = "a build without the model has none")]
 fn builtin() -> Option<ModelBytes> {

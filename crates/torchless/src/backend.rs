@@ -3,6 +3,7 @@
 use backend_api::ops::*;
 use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, Fill, KernelBackend, MemoryInfo, Op, Pending, Result,
+    SlowPath, Workload,
 };
 use backend_cpu::CpuBackend;
 #[cfg(feature = "cuda")]
@@ -112,6 +113,15 @@ impl KernelBackend for Backend {
     }
     fn memory(&self) -> MemoryInfo {
         inner!(self, b => b.memory())
+    }
+    fn taken(&self, bytes: u64) -> u64 {
+        inner!(self, b => b.taken(bytes))
+    }
+    fn overhead(&self, workload: &Workload) -> u64 {
+        inner!(self, b => b.overhead(workload))
+    }
+    fn slow_paths(&self, workload: &Workload) -> Vec<SlowPath> {
+        inner!(self, b => b.slow_paths(workload))
     }
     fn synchronize(&self) -> Result<()> {
         inner!(self, b => b.synchronize())

@@ -29,19 +29,20 @@ pub use backend::{Backend, Graph};
 pub use backend_api::ops::{self, SampleParams};
 pub use backend_api::{
     At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor,
-    Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, bf16, f16, ndarray,
+    Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, SlowPath, Workload, bf16, f16, ndarray,
 };
 pub use backend_cpu::{CpuBackend, CpuTensor};
 #[cfg(feature = "cuda")]
 pub use backend_cuda::{CudaBackend, CudaBackendBuilder, CudaTensor, KernelSource};
 pub use decoder::{
-    Config, Family, FinishReason, GenerateOptions, Generation, GenerationStats, LoadOptions, LoadReport,
-    Model, ModelBytes, RopeScaling, Session, StopStrings, TextStream, Token, Tokenizer,
+    Config, Family, FinishReason, GenerateOptions, Generation, GenerationStats,
+    LoadOptions, LoadReport, Model, ModelBytes, OnBackend, RopeScaling, Session, StopStrings, TextStream,
+    Token, Tokenizer,
 };
 pub use init::{BackendOptions, Candidate, devices, init_backend, init_backend_with};
 pub use memory_estimate::{
-    Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, StoredDtype, WeightDtype,
-    estimate_model_memory_mb, read_safetensors_header, stored_tensors,
+    Accounting, Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, StoredDtype,
+    WeightDtype, estimate_model_memory_mb, read_safetensors_header, stored_tensors,
 };
 pub use preference::BackendPreference;
 pub use unified::UnifiedTensor;

@@ -50,6 +50,11 @@ impl Blas {
         }
         self.opened.get_or_init(|| Handle::new(device, pool)).as_ref().map_err(Absent::Missing)
     }
+
+    /// Bytes that the library works in; none where there is no library. Opens it.
+    pub(crate) fn workspace(&self, device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Option<u64> {
+        self.get(device, pool).ok().map(|_| WORKSPACE as u64)
+    }
 }
 
 /// Why there is no library to use.

@@ -17,7 +17,7 @@ const SPLIT_RATIO: u64 = 8;
 ///
 /// Eight classes to each power of two, so that less than an eighth of a request is added to it; below 2 KiB the
 /// granule decides.
-pub(super) fn size_class(bytes: u64) -> Option<u64> {
+pub(crate) fn size_class(bytes: u64) -> Option<u64> {
     let bytes = bytes.max(1);
     let step = ((1 << bytes.ilog2()) / 8).clamp(GRANULE, WIDEST_STEP);
     bytes.checked_next_multiple_of(step)

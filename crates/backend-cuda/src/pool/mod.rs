@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backend_api::{Error, Result};
 
-use self::classes::{GRANULE, Tier, retained, size_class};
+pub(crate) use self::classes::size_class;
+use self::classes::{GRANULE, Tier, retained};
 use self::heap::Heap;
 
 /// Blocks of no bytes get addresses from here on, which no device has.

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Tokens that are fed before a prompt is timed.
 const WARM_UP: usize = 32;
 
+/// Tokens that are generated before steps are timed: the first steps of a session may prepare what the others repeat.
+const WARM_STEPS: usize = 3;
+
 /// Times one model.
 pub(crate) struct Bench {
     session: Session<Backend>,
@@ -36,7 +39,8 @@ impl Bench {
         Ok(Self { session: model.session(context)?, repeat, cancel })
     }
 
-    /// Times a prompt of this many tokens, from feeding it to its last logits.
+    /// Times a prompt of this many tokens, from feeding it to its last logits, and where the context has room for one, to the
+    /// arrival of the first token.
     ///
     /// # Errors
     /// [`Failure::Interrupted`], and those of the session.
@@ -57,7 +61,31 @@ impl Bench {
             feed_all(session, &ids)?;
             Ok(vec![start.elapsed().as_secs_f64()])
         })?;
-        Ok(Prompt { tokens, tokens_per_second: tokens as f64 / median(&seconds), seconds })
+        let tokens_per_second = tokens as f64 / median(&seconds);
+        let fits = tokens < self.session.context();
+        let first_token_seconds = if fits { self.first_token(&ids)? } else { Vec::new() };
+        let first_token = fits.then(|| median(&first_token_seconds));
+        Ok(Prompt { tokens, tokens_per_second, seconds, first_token, first_token_seconds })
+    }
+
+    /// Seconds from the call to the first token of an answer, with all that the host does for it.
+    fn first_token(&mut self, ids: &[u32]) -> Result<Vec<f64>, Failure> {
+        let options = GenerateOptions {
+            max_tokens: 1,
+            ignore_eos: true,
+            cancel: Some(self.cancel.clone()),
+            ..GenerateOptions::default()
+        };
+        let session = &mut self.session;
+        let mut once = || {
+            session.truncate(0);
+            let start = Instant::now();
+            let token = session.generate_ids(ids, &options)?.next().transpose()?;
+            token.ok_or(Failure::Interrupted)?;
+            Ok(vec![start.elapsed().as_secs_f64()])
+        };
+        once()?;
+        repeated(self.repeat, once)
     }
 
     /// Times `generate` decoding steps at this depth.
@@ -75,6 +103,9 @@ impl Bench {
             ..GenerateOptions::default()
         };
         let mut counted = PerStep::default();
+        session.fill_random(depth, 1)?;
+        let warm = GenerateOptions { max_tokens: WARM_STEPS.min(options.max_tokens), ..options.clone() };
+        session.generate_ids(&[0], &warm)?.try_for_each(|token| token.map(drop))?;
         let seconds = repeated(self.repeat, || {
             session.fill_random(depth, 1)?;
             backend.synchronize()?;

@@ -21,8 +21,14 @@ pub(crate) struct Report {
     pub(crate) context: usize,
     pub(crate) prefill_chunk: usize,
     pub(crate) load_seconds: f64,
+    /// What does not take the fastest kernels of the backend.
+    pub(crate) slow_paths: Vec<SlowPath>,
     pub(crate) estimated_bytes: u64,
     pub(crate) high_water_bytes: u64,
+    /// Of the weights and the KV cache.
+    pub(crate) model_bytes: u64,
+    /// By how much the free memory of a device of its own fell, kernels and libraries included.
+    pub(crate) device_bytes: Option<u64>,
     /// Bytes per second; absent where there was no room to measure it.
     pub(crate) read_bandwidth: Option<f64>,
     pub(crate) prompt: Vec<Prompt>,
@@ -41,6 +47,27 @@ pub(crate) struct Prompt {
     pub(crate) tokens_per_second: f64,
     /// Of each prompt.
     pub(crate) seconds: Vec<f64>,
+    /// Seconds from the call to the arrival of the first token, the median; absent where the context has no room for it.
+    pub(crate) first_token: Option<f64>,
+    /// Of each answer.
+    pub(crate) first_token_seconds: Vec<f64>,
+}
+
+/// An operation that does not take the fastest kernel.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SlowPath {
+    pub(crate) op: &'static str,
+    /// A token or a prompt.
+    pub(crate) of: &'static str,
+    pub(crate) reason: String,
+    /// What it takes instead.
+    pub(crate) instead: &'static str,
+}
+
+impl From<torchless::SlowPath> for SlowPath {
+    fn from(path: torchless::SlowPath) -> Self {
+        Self { op: path.op, of: path.of, reason: path.reason, instead: path.instead }
+    }
 }
 
 /// Decoding at one depth.
@@ -132,20 +159,25 @@ impl Report {
         let (model, dtype, backend, machine) = (&self.model, self.dtype, &self.backend, &self.machine);
         let features = self.features.join(", ");
         let loaded = format!("loaded in {:.2} s, context {}", self.load_seconds, self.context);
+        let slow = |p: &SlowPath| format!("slow: {} of a {}: {} -> {}\n", p.op, p.of, p.reason, p.instead);
+        let slow: String = self.slow_paths.iter().map(slow).collect();
         format!(
-            "{model}, {million:.1} million parameters, {dtype}, {loaded}\n{backend}: {machine}, {features}\n"
+            "{model}, {million:.1} million parameters, {dtype}, {loaded}\n{backend}: {machine}, {features}\n{slow}"
         )
     }
 
     /// The table of prompts.
     pub(crate) fn prompts(&self) -> String {
-        let row =
-            |p: &Prompt| format!("{:>8} {:>10.1} {:>8}\n", p.tokens, p.tokens_per_second, p.seconds.len());
+        let row = |p: &Prompt| {
+            let first = p.first_token.map_or_else(|| "-".into(), |s| format!("{:.3}", s * 1e3));
+            format!("{:>8} {:>10.1} {first:>14} {:>8}\n", p.tokens, p.tokens_per_second, p.seconds.len())
+        };
         let rows: String = self.prompt.iter().map(row).collect();
         if rows.is_empty() {
             rows
         } else {
-            format!("\n{:>8} {:>10} {:>8}\n{rows}", "prompt", "tok/s", "samples")
+            let (first, samples) = ("first token ms", "samples");
+            format!("\n{:>8} {:>10} {first:>14} {samples:>8}\n{rows}", "prompt", "tok/s")
         }
     }
 
@@ -177,6 +209,24 @@ impl Report {
                 "above 100 %: what is read stays in the processor's cache, or other work slowed the probe\n";
         }
         text
+    }
+}
+
+impl Report {
+    /// What was held at most.
+    pub(crate) fn memory(&self) -> String {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let beyond = |bytes: u64| mib(bytes.saturating_sub(self.model_bytes));
+        let mut text = format!(
+            "memory: {:.1} MiB at most, estimated {:.1}; {:.1} beyond weights and KV cache",
+            mib(self.high_water_bytes),
+            mib(self.estimated_bytes),
+            beyond(self.high_water_bytes)
+        );
+        if let Some(bytes) = self.device_bytes {
+            text += &format!(", {:.1} with kernels, libraries and what is kept free", beyond(bytes));
+        }
+        text + "\n"
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use torchless::{Backend, DType, Estimate, EstimateRequest, KernelBackend, Model, ModelShape};
+use torchless::{
+    Backend, DType, EstimateRequest, KernelBackend, Model, ModelShape, OnBackend,
+};
 
 use crate::args::BenchArgs;
 use crate::bench::{Bench, OutputFile, Report, svg};
@@ -25,25 +27,25 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let cancel = interrupt::listen();
     let backend = source::backend(&args.device)?;
     let dtype = args.dtype.dtype.dtype().unwrap_or_else(|| source.stored_dtype());
-    let estimate = room(&backend, &shape, dtype, plan.context)?;
+    let free = backend.memory().free;
+    let needs = room(&backend, &shape, dtype, plan.context)?;
     let bandwidth = backend.read_bandwidth().ok();
     let name = source.name.clone();
     let start = Instant::now();
     let model = source.load(&backend, Some(dtype), &cancel)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let mut report = Report { load_seconds, ..about(&model, name, &estimate, &plan) };
+    let mut report = Report { load_seconds, ..about(&model, name, needs, &plan) };
     print(&report.heading())?;
-    let measured = plan.measure(&model, args, &cancel, &mut report);
+    let measured = plan.measure(&model, args, &cancel, free, &mut report);
     report.complete = match measured {
         Ok(()) => true,
         Err(Failure::Interrupted) => false,
         Err(other) => return Err(other),
     };
-    report.high_water_bytes = backend.memory().high_water;
     // The larger of two: other work on the machine makes a probe slow, never fast.
     let again = backend.read_bandwidth().ok();
     report.compare_with(bandwidth.into_iter().chain(again).reduce(f64::max));
-    let shown = print(&report.decodes());
+    let shown = print(&report.decodes()).and_then(|()| print(&report.memory()));
     if let Some(file) = outputs.0 {
         file.write(&json(&report)?)?;
     }
@@ -70,7 +72,8 @@ impl Plan {
     fn new(args: &BenchArgs, shape: &ModelShape) -> Result<Self, Failure> {
         // One id is fed to begin with, and one token more than is timed is generated.
         let decoded = |depth: usize| depth.saturating_add(args.generate).saturating_add(2);
-        let needed = args.prompt_tokens.iter().copied().chain(args.depth.iter().map(|d| decoded(*d)));
+        let answered = args.prompt_tokens.iter().map(|n| n.saturating_add(1));
+        let needed = answered.chain(args.depth.iter().map(|d| decoded(*d)));
         let context = match args.context {
             None => needed.max().unwrap_or(1).clamp(1, shape.max_position_embeddings),
             asked => source::context(asked, shape)?,
@@ -103,6 +106,7 @@ impl Plan {
         model: &Model<Backend>,
         args: &BenchArgs,
         cancel: &Arc<AtomicBool>,
+        free: Option<u64>,
         report: &mut Report,
     ) -> Result<(), Failure> {
         let mut bench = Bench::new(model, self.context, args.repeat, cancel.clone())?;
@@ -111,16 +115,31 @@ impl Plan {
             Ok(())
         });
         print(&report.prompts())?;
-        prompts?;
-        for depth in &self.depths {
-            report.decode.push(bench.decode(*depth, args.generate)?);
-        }
-        Ok(())
+        let decodes = prompts.and_then(|()| {
+            self.depths.iter().try_for_each(|depth| {
+                report.decode.push(bench.decode(*depth, args.generate)?);
+                Ok(())
+            })
+        });
+        let memory = model.backend().memory();
+        report.high_water_bytes = memory.high_water;
+        // What the system has free moves with every other process.
+        let has_own = model.backend().device().kind() != "cpu";
+        let fell = free.zip(memory.free).map(|(before, after)| before.saturating_sub(after));
+        report.device_bytes = fell.filter(|_| has_own);
+        decodes
     }
 }
 
+/// What a run needs, in bytes.
+struct Needs {
+    total: u64,
+    /// Weights and KV cache.
+    model: u64,
+}
+
 /// Refuses what does not fit into the memory that is free.
-fn room(backend: &Backend, shape: &ModelShape, dtype: DType, context: usize) -> Result<Estimate, Failure> {
+fn room(backend: &Backend, shape: &ModelShape, dtype: DType, context: usize) -> Result<Needs, Failure> {
     let request = EstimateRequest {
         shape,
         dtype: weight_dtype(dtype),
@@ -130,16 +149,19 @@ fn room(backend: &Backend, shape: &ModelShape, dtype: DType, context: usize) -> 
         prefill_chunk: backend.prefill_chunk(),
         activation_bytes: activation_bytes(backend, dtype),
     };
-    if let Some(free) = backend.memory().free {
-        let fit = request.fit(free)?;
+    let device = OnBackend(backend);
+    if let Some(available) = source::available(backend) {
+        let fit = request.fit_on(&device, available)?;
         if !fit.fits() {
             return Err(Failure::Failed(format!("{fit}; or take a smaller --shape or another --device")));
         }
     }
-    Ok(request.estimate()?)
+    let exact = request.estimate()?;
+    let model = exact.weights().saturating_add(exact.kv_cache);
+    Ok(Needs { total: request.estimate_on(&device)?.total(), model })
 }
 
-fn about(model: &Model<Backend>, name: String, estimate: &Estimate, plan: &Plan) -> Report {
+fn about(model: &Model<Backend>, name: String, needs: Needs, plan: &Plan) -> Report {
     let backend = model.backend();
     let info = backend.info();
     let threads = info.features.iter().find_map(|f| f.strip_prefix("threads: ")?.parse().ok());
@@ -158,8 +180,11 @@ fn about(model: &Model<Backend>, name: String, estimate: &Estimate, plan: &Plan)
         context: plan.context,
         prefill_chunk: model.prefill_chunk(),
         load_seconds: 0.0,
-        estimated_bytes: estimate.total(),
+        slow_paths: backend.slow_paths(&model.workload(plan.context)).into_iter().map(Into::into).collect(),
+        estimated_bytes: needs.total,
         high_water_bytes: 0,
+        model_bytes: needs.model,
+        device_bytes: None,
         read_bandwidth: None,
         prompt: Vec::new(),
         decode: Vec::new(),

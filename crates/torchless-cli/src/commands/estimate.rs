@@ -1,12 +1,17 @@
 //! `torchless estimate`.
 
 use serde::Serialize;
-use torchless::{DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, init_backend};
+use torchless::{
+    DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, OnBackend,
+    init_backend,
+};
 
 use crate::args::EstimateArgs;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
-use crate::source::{activation_bytes, base_name, context, is_folder, named, stored_dtype, weight_dtype};
+use crate::source::{
+    activation_bytes, available, base_name, context, is_folder, named, stored_dtype, weight_dtype,
+};
 
 /// The estimate as JSON shows it.
 #[derive(Serialize)]
@@ -45,6 +50,7 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
         prefill_chunk: backend.prefill_chunk(),
         activation_bytes: activation_bytes(&backend, dtype),
     };
+    let device = OnBackend(&backend);
     let report = Report {
         name: &name,
         shape: &shape,
@@ -53,8 +59,8 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
         context: request.context,
         batch: request.batch,
         prefill_chunk: request.prefill_chunk,
-        bytes: request.estimate()?,
-        fit: backend.memory().free.map(|free| request.fit(free)).transpose()?,
+        bytes: request.estimate_on(&device)?,
+        fit: available(&backend).map(|bytes| request.fit_on(&device, bytes)).transpose()?,
     };
     if args.json {
         return print_json(&report);

@@ -28,7 +28,9 @@ fn results_are_printed_and_written() {
     let files =
         ["--json", json.to_str().unwrap(), "--plot", plot.to_str().unwrap(), "--shape", "tiny-shakespeare"];
     let text = torchless(QUICK.iter().chain(&files)).ok();
-    for part in ["tok/s", "GB/s", "read bandwidth", "allocs", "tiny-shakespeare"] {
+    for part in
+        ["tok/s", "GB/s", "read bandwidth", "allocs", "first token ms", "beyond weights", "tiny-shakespeare"]
+    {
         assert!(text.contains(part), "{text}");
     }
     let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
@@ -45,6 +47,14 @@ fn results_are_printed_and_written() {
     for (list, samples) in [("prompt", 2), ("decode", 12)] {
         assert!(of(list, "seconds").iter().all(|s| s.as_array().unwrap().len() == samples), "{report}");
     }
+    for first in report["prompt"].as_array().unwrap() {
+        assert_eq!(first["first_token_seconds"].as_array().unwrap().len(), 2);
+        assert!(first["first_token"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(report["slow_paths"], serde_json::json!([]), "the CPU has no other kernels");
+    assert_eq!(report["device_bytes"], Value::Null, "the CPU has no memory of its own");
+    let kv_bytes = 2 * 4 * 2 * 64 * 2 * report["context"].as_u64().unwrap();
+    assert_eq!(report["model_bytes"], 2 * 3_475_712 + kv_bytes);
     // Weights but for the unused rows of the embedding table, and keys and values up to the middle of the run.
     let weights = (3_475_712 - 1023 * 256) * 2;
     let kv_row = 2 * 4 * 2 * 64 * 2;
@@ -85,6 +95,17 @@ fn memory_is_as_estimated() {
     assert_eq!(report["estimated_bytes"], expected);
     let ratio = report["high_water_bytes"].as_f64().unwrap() / expected as f64;
     assert!((0.99..1.01).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_prompt_that_fills_the_context_has_no_first_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json");
+    let only = ["bench", "--device", "cpu", "--prompt-tokens", "7,8", "--depth", "100", "--context", "8"];
+    torchless(only.iter().chain(&["--repeat", "1", "--json", json.to_str().unwrap()])).ok();
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert!(report["prompt"][0]["first_token"].is_f64(), "{report}");
+    assert_eq!(report["prompt"][1]["first_token"], Value::Null);
 }
 
 #[test]

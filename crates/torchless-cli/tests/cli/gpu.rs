@@ -48,9 +48,21 @@ fn golden_texts_are_exact() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn the_benchmark_runs() {
-    let args = ["bench", "--device", "cuda:0", "--prompt-tokens", "8", "--depth", "0", "--generate", "4"];
-    let text = torchless(args.iter().chain(&["--repeat", "1"])).ok();
-    for part in ["cuda: ", "tok/s", "GB/s", "read bandwidth"] {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json");
+    let args = ["bench", "--device", "cuda:0", "--prompt-tokens", "8,40", "--depth", "0", "--generate", "12"];
+    let text =
+        torchless(args.iter().chain(&["--dtype", "f32", "--repeat", "1", "--json", json.to_str().unwrap()]))
+            .ok();
+    let parts = ["cuda: ", "tok/s", "GB/s", "read bandwidth", "first token ms", "kernels, libraries"];
+    for part in parts.into_iter().chain(["slow: attention of a prompt: f32"]) {
         assert!(text.contains(part), "{text}");
     }
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let per_step = &report["decode"][0]["per_step"];
+    for (counter, most) in [("allocations", 0.0), ("writes", 0.0), ("reads", 1.0)] {
+        assert!(per_step[counter].as_f64().unwrap() <= most, "{report}");
+    }
+    let ratio = report["high_water_bytes"].as_f64().unwrap() / report["estimated_bytes"].as_f64().unwrap();
+    assert!(ratio > 0.99, "{report}");
 }

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(target_os = "linux")]
+#[path = "../maps/mod.rs"]
 mod maps;
+mod planned;
 
 use std::sync::Arc;
 

@@ -1,0 +1,292 @@
+//! What a decoder will take of a card, told from sizes alone: memory beside its tensors, and kernels.
+//!
+//! The conditions are those of `fused.rs`, `heads.rs`, `prefill.rs`, `products.rs` and `tensor_cores.rs`, for operands that lie as
+//! a decoder's do; a test on a GPU compares them with what is launched.
+
+use std::collections::BTreeSet;
+
+use backend_api::ops::{Attention, Matmul, NormQkvRopeAppend, NormSwiglu};
+use backend_api::{DType, Op, SlowPath, Workload};
+
+use crate::backend::COUNTERS;
+use crate::kernels::{attention, attention_mma, matmul_mma, sample};
+use crate::{CudaBackend, CudaTensor};
+
+/// What of a card decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Card {
+    /// What kernels are chosen for.
+    pub(crate) capability: (u32, u32),
+    pub(crate) multiprocessors: u32,
+    /// Bytes of shared memory that a block can have.
+    pub(crate) shared_memory: u32,
+    /// Bytes that the library for products works in, where there is one and the decoder calls it.
+    pub(crate) library: Option<u64>,
+}
+
+/// Rows of a prompt from which on products are not made a row at a time.
+const MANY: usize = 9;
+
+/// The longest head of prompt attention on tensor cores.
+const MOST_PROMPT_HEAD: usize = 256;
+
+impl Card {
+    pub(crate) fn of(b: &CudaBackend, workload: &Workload) -> Self {
+        let (inner, device) = (&*b.inner, &b.inner.device);
+        let calls = workload.rows >= MANY && workload.activations == workload.weights;
+        let library = calls.then(|| inner.blas.workspace(device, &inner.pool)).flatten();
+        let (multiprocessors, shared_memory) = (device.multiprocessors, device.shared_memory);
+        Self { capability: device.capability, multiprocessors, shared_memory, library }
+    }
+
+    /// Elements of a row of this type that a block can keep in shared memory.
+    fn longest_row(&self, dtype: DType) -> usize {
+        let bytes = self.shared_memory.saturating_sub(1 << 10).min(96 << 10) as usize;
+        bytes / dtype.bytes(1).unwrap_or(4).max(1)
+    }
+}
+
+/// Bytes of each block of memory that the backend keeps beside tensors while such a decoder runs.
+pub(crate) fn held(card: &Card, w: &Workload) -> impl Iterator<Item = u64> {
+    // Scratch grows by powers of two, and what was given once stays.
+    let scratch: BTreeSet<u64> = scratch(card, w).into_iter().map(u64::next_power_of_two).collect();
+    scratch.into_iter().chain([4 * COUNTERS as u64]).chain(card.library)
+}
+
+/// Bytes of scratch of each operation that takes some.
+fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
+    let (heads, multiprocessors) = (w.heads, card.multiprocessors);
+    let keys = w.window.map_or(w.context, |window| window.min(w.context)) as u64;
+    let (kv, group, head_dim) = (heads.n_kv_heads as u64, heads.group() as u64, heads.head_dim as u64);
+    let partials = if attention_of_token(card, w).is_none() {
+        let has_clusters = card.capability >= (9, 0);
+        attention_mma::Division::new(1, kv, group, keys, (multiprocessors, has_clusters)).partials()
+    } else {
+        attention::Division::new(1, kv, group, keys, multiprocessors).partials(head_dim)
+    };
+    let choice = 8 * sample::SPACE as u64 + 12 * w.vocab_size as u64;
+    let mut all = vec![4 * partials as u64, choice];
+    let on_mma = card.library.is_none() && card.capability >= (8, 0) && card.capability != (9, 0);
+    if on_mma && w.rows >= MANY && is_half(w.activations) && w.activations == w.weights {
+        all.extend(products(w).map(|(_, n, k)| {
+            let (m, n, k) = (w.rows as u64, n as u64, k as u64);
+            4 * matmul_mma::parts(m, n, matmul_mma::grid(m, n, k, multiprocessors)) as u64
+        }));
+    }
+    all
+}
+
+/// Name, outputs and inputs of the products of a layer.
+fn products(w: &Workload) -> impl Iterator<Item = (&'static str, usize, usize)> + use<> {
+    let (hidden, ffn, heads) = (w.hidden_size, w.intermediate_size, w.heads);
+    [
+        ("hidden size", heads.qkv_dim(), hidden),
+        ("width of the query heads", hidden, heads.q_dim()),
+        ("hidden size", 2 * ffn, hidden),
+        ("intermediate size", hidden, ffn),
+    ]
+    .into_iter()
+}
+
+fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
+}
+
+/// The operations of a decoder that take other than the fastest kernels.
+pub(crate) fn slow_paths(card: &Card, w: &Workload) -> Vec<SlowPath> {
+    const ATTENTION: &str = Attention::<CudaTensor>::NAME;
+    const MATMUL: &str = Matmul::<CudaTensor>::NAME;
+    const TOKEN: &str = "token";
+    const PROMPT: &str = "prompt";
+    let portable = if w.heads.head_dim > attention::MOST_HEAD_DIM {
+        "compute_attention_scores, softmax, weighted_sum_rows"
+    } else {
+        "attention"
+    };
+    let found = [
+        (
+            NormQkvRopeAppend::<CudaTensor>::NAME,
+            TOKEN,
+            front(card, w),
+            "rmsnorm, matmul, apply_rope, append_rows",
+        ),
+        (ATTENTION, TOKEN, attention_of_token(card, w), portable),
+        (NormSwiglu::<CudaTensor>::NAME, TOKEN, row(card, w), "rmsnorm, matmul, swiglu"),
+        (MATMUL, TOKEN, product_of_token(card, w), "matmul_few"),
+        (ATTENTION, PROMPT, attention_of_prompt(card, w), portable),
+        (MATMUL, PROMPT, product_of_prompt(card, w), "matmul"),
+    ];
+    let slow = found.into_iter().filter(|(_, of, ..)| *of == TOKEN || w.rows >= MANY);
+    slow.filter_map(|(op, of, why, instead)| Some(SlowPath::new(op, of, why?, instead))).collect()
+}
+
+/// Why the residual stream's row is not normed inside the product that follows.
+fn row(card: &Card, w: &Workload) -> Option<String> {
+    let longest = card.longest_row(DType::F32);
+    if w.activations != w.weights {
+        return Some(mixture("activations", w.activations, w));
+    }
+    no_multiple("hidden size", w.hidden_size, 8)
+        .or_else(|| above("hidden size", w.hidden_size, longest / 8 * 8))
+}
+
+fn front(card: &Card, w: &Workload) -> Option<String> {
+    if w.cache != w.weights {
+        return Some(mixture("a cache", w.cache, w));
+    }
+    row(card, w).or_else(|| no_multiple("head_dim", w.heads.head_dim, 4))
+}
+
+/// Why attention does not run on tensor cores, where heads may have up to `most` elements.
+fn off_tensor_cores(card: &Card, w: &Workload, most: usize) -> Option<String> {
+    let head_dim = w.heads.head_dim;
+    if w.activations != w.cache {
+        return Some(format!("{} activations beside a cache in {}", w.activations, w.cache));
+    }
+    no_tensor_cores(card, w.cache)
+        .or_else(|| no_multiple("head_dim", head_dim, 8))
+        .or_else(|| above("head_dim", head_dim, most))
+}
+
+fn attention_of_token(card: &Card, w: &Workload) -> Option<String> {
+    off_tensor_cores(card, w, attention_mma::MOST_HEAD_DIM)
+}
+
+fn attention_of_prompt(card: &Card, w: &Workload) -> Option<String> {
+    off_tensor_cores(card, w, MOST_PROMPT_HEAD)
+}
+
+fn product_of_token(card: &Card, w: &Workload) -> Option<String> {
+    let longest = card.longest_row(w.activations);
+    // The rows that the fused kernels stage are of f32 and looked at by `row`; the last one, before the logits, is not.
+    products(w).find_map(|(name, _, k)| no_multiple(name, k, 8).or_else(|| above(name, k, longest / 8 * 8)))
+}
+
+fn product_of_prompt(card: &Card, w: &Workload) -> Option<String> {
+    if w.activations != w.weights {
+        return Some(mixture("activations", w.activations, w));
+    }
+    if card.library.is_some() {
+        return None;
+    }
+    no_tensor_cores(card, w.weights)
+        .map(|why| format!("{why}, and no cuBLASLt"))
+        .or_else(|| products(w).find_map(|(name, _, k)| no_multiple(name, k, 8)))
+}
+
+fn no_tensor_cores(card: &Card, dtype: DType) -> Option<String> {
+    let (major, minor) = card.capability;
+    if !is_half(dtype) {
+        return Some(format!("{dtype} is not for tensor cores"));
+    }
+    (card.capability < (8, 0)).then(|| format!("kernels for compute capability {major}.{minor}"))
+}
+
+fn no_multiple(name: &str, size: usize, of: usize) -> Option<String> {
+    (!size.is_multiple_of(of)).then(|| format!("{name} {size} is no multiple of {of}"))
+}
+
+fn above(name: &str, size: usize, most: usize) -> Option<String> {
+    (size > most).then(|| format!("{name} {size} is above {most}"))
+}
+
+fn mixture(what: &str, dtype: DType, w: &Workload) -> String {
+    format!("{what} in {dtype} beside weights in {}", w.weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use backend_api::Heads;
+
+    use super::*;
+
+    const H200: Card =
+        Card { capability: (9, 0), multiprocessors: 132, shared_memory: 227 << 10, library: Some(32 << 20) };
+
+    fn mistral(dtype: DType) -> Workload {
+        Workload {
+            hidden_size: 4096,
+            intermediate_size: 14_336,
+            vocab_size: 32_000,
+            heads: Heads { n_heads: 32, n_kv_heads: 8, head_dim: 128 },
+            window: None,
+            weights: dtype,
+            cache: dtype,
+            activations: dtype,
+            context: 4096,
+            rows: 512,
+        }
+    }
+
+    fn shown(card: &Card, w: &Workload) -> Vec<String> {
+        slow_paths(card, w).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_shapes_that_kernels_are_made_for_take_them() {
+        for dtype in [DType::F16, DType::BF16] {
+            assert_eq!(shown(&H200, &mistral(dtype)), [""; 0]);
+            assert_eq!(shown(&Card { library: None, ..H200 }, &mistral(dtype)), [""; 0]);
+        }
+        let why = "f32 is not for tensor cores -> attention";
+        assert_eq!(
+            shown(&H200, &mistral(DType::F32)),
+            [format!("attention of a token: {why}"), format!("attention of a prompt: {why}")]
+        );
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named() {
+        let of = |change: &dyn Fn(&mut Workload)| {
+            let mut w = mistral(DType::BF16);
+            change(&mut w);
+            shown(&H200, &w)
+        };
+        assert_eq!(
+            of(&|w| w.heads.head_dim = 256),
+            ["attention of a token: head_dim 256 is above 128 -> attention"]
+        );
+        let long = of(&|w| w.heads.head_dim = 264);
+        assert!(
+            long.iter().all(|s| s.ends_with("-> compute_attention_scores, softmax, weighted_sum_rows")),
+            "{long:?}"
+        );
+        assert_eq!(long.len(), 2);
+        let odd = of(&|w| w.hidden_size = 4100);
+        assert_eq!(odd.len(), 3, "{odd:?}");
+        assert!(odd.iter().all(|s| s.contains("hidden size 4100 is no multiple of 8")), "{odd:?}");
+        let mixed = of(&|w| (w.cache, w.activations) = (DType::F16, DType::F32));
+        assert!(
+            mixed.iter().any(|s| s.contains("attention of a prompt: f32 activations beside a cache in f16"))
+        );
+        assert!(
+            mixed.iter().any(|s| s.contains("matmul of a prompt: activations in f32 beside weights in bf16"))
+        );
+        let few = of(&|w| (w.rows, w.heads.head_dim) = (1, 36));
+        assert!(!few.is_empty() && few.iter().all(|s| s.contains("of a token")), "{few:?}");
+    }
+
+    #[test]
+    fn older_cards_say_which_kernels_they_take() {
+        let old = Card { capability: (7, 5), library: None, ..H200 };
+        let shown = shown(&old, &mistral(DType::F16));
+        assert!(
+            shown.iter().any(|s| s.starts_with("matmul of a prompt: kernels for compute capability 7.5"))
+        );
+        assert!(shown.iter().any(|s| s.starts_with("attention of a prompt")), "{shown:?}");
+    }
+
+    #[test]
+    fn memory_beside_tensors_is_the_librarys_and_what_kernels_share() {
+        let sum = |card: &Card, w: &Workload| held(card, w).sum::<u64>();
+        // Partial results of 8 tiles by 8 blocks, and the sampler's 8 · 15361 + 12 · 32 000 bytes.
+        let scratch = 512 << 10;
+        assert_eq!(sum(&H200, &mistral(DType::BF16)), (32 << 20) + scratch + (64 << 10));
+        let alone = Card { library: None, ..H200 };
+        assert_eq!(sum(&alone, &mistral(DType::BF16)), scratch + (64 << 10));
+        let ampere = Card { capability: (8, 0), ..alone };
+        assert!(sum(&ampere, &mistral(DType::BF16)) > 16 << 20, "products that share tiles");
+        let wide = Workload { vocab_size: 128_256, ..mistral(DType::BF16) };
+        assert_eq!(sum(&alone, &wide), (2 << 20) + scratch + (64 << 10));
+    }
+}

@@ -1,0 +1,52 @@
+//! What measurements and tests ask of a backend.
+
+use backend_api::Result;
+
+use crate::device::Event;
+use crate::pool::PoolStats;
+use crate::{CudaBackend, bandwidth};
+
+impl CudaBackend {
+    /// Names of the kernels that were launched so far, those of libraries left out.
+    #[doc(hidden)]
+    pub fn launched_kernels(&self) -> Vec<&'static str> {
+        self.inner.functions.launched()
+    }
+
+    /// What the memory pool holds and did.
+    pub fn pool_stats(&self) -> PoolStats {
+        self.inner.pool.stats()
+    }
+
+    /// Lets [`PoolStats::high_water`] start again from what is in use now.
+    pub fn reset_high_water(&self) {
+        self.inner.pool.reset_high_water();
+    }
+
+    /// A mark behind everything issued so far, for [`CudaBackend::elapsed`].
+    ///
+    /// # Errors
+    /// What the driver answers.
+    #[doc(hidden)]
+    pub fn record(&self) -> Result<Event> {
+        Event::record(&self.inner.device)
+    }
+
+    /// Milliseconds of the device's time between two marks of this backend; waits for the later.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    #[doc(hidden)]
+    pub fn elapsed(&self, from: &Event, to: &Event) -> Result<f64> {
+        from.until(to)
+    }
+
+    /// Bytes read and written per second of a copy within the device's memory.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no room for the probe.
+    #[doc(hidden)]
+    pub fn copy_bandwidth(&self) -> Result<f64> {
+        bandwidth::copy(self)
+    }
+}

@@ -1,0 +1,154 @@
+//! What is said beforehand of memory and kernels, against what a run takes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use torchless::{
+    Config, CudaBackend, DType, EstimateRequest, GenerateOptions, KernelBackend, LoadOptions, Model,
+    ModelShape, OnBackend, WeightDtype,
+};
+
+/// A model of this shape with random weights.
+fn random(
+    backend: CudaBackend,
+    shape: ModelShape,
+    [dtype, kv_dtype]: [DType; 2],
+    chunk: usize,
+) -> Model<CudaBackend> {
+    let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(kv_dtype), Some(chunk));
+    let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
+    Model::random(&Arc::new(backend), Config::from_shape(shape), 1, &options).unwrap()
+}
+
+/// A prompt of this many tokens, and an answer of so many.
+fn answer(model: &Model<CudaBackend>, context: usize, tokens: usize, answer: usize) {
+    let vocab = model.config().shape.vocab_size as u32;
+    let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 7919 % vocab).collect();
+    let options = GenerateOptions { max_tokens: answer, ignore_eos: true, ..GenerateOptions::default() };
+    let mut session = model.session(context).unwrap();
+    let answered =
+        session.generate_ids(&ids, &options).unwrap().inspect(|token| assert!(token.is_ok())).count();
+    assert_eq!(answered, answer);
+}
+
+fn mistral(n_layers: usize) -> ModelShape {
+    ModelShape { n_layers, ..ModelShape::named("mistral-7b").unwrap() }
+}
+
+fn request<'s>(
+    shape: &'s ModelShape,
+    dtype: WeightDtype,
+    context: usize,
+    chunk: usize,
+) -> EstimateRequest<'s> {
+    let activation_bytes = dtype.bytes() as usize;
+    EstimateRequest {
+        shape,
+        dtype,
+        kv_dtype: dtype,
+        context,
+        batch: 1,
+        prefill_chunk: chunk,
+        activation_bytes,
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn the_estimate_is_the_high_water_mark() {
+    let small = ModelShape::named("llama-3.2-1b").unwrap();
+    let odd =
+        ModelShape { hidden_size: 2056, head_dim: 40, n_layers: 5, vocab_size: 50_000, ..small.clone() };
+    for (name, shape, dtype, context, chunk) in [
+        ("mistral", mistral(4), WeightDtype::Bf16, 5000, 2048),
+        ("odd", odd, WeightDtype::F16, 1333, 700),
+        ("small", small, WeightDtype::F32, 1025, 512),
+    ] {
+        for blas in [true, false] {
+            let backend = CudaBackend::builder().blas(blas).build().unwrap();
+            let stored = match dtype {
+                WeightDtype::F32 => DType::F32,
+                WeightDtype::F16 => DType::F16,
+                _ => DType::BF16,
+            };
+            let want = request(&shape, dtype, context, chunk).estimate_on(&OnBackend(&backend)).unwrap();
+            let model = random(backend, shape.clone(), [stored; 2], chunk);
+            answer(&model, context, chunk + 100, 8);
+            let got = model.backend().memory().high_water;
+            let ratio = want.total() as f64 / got as f64;
+            println!("{name}, cuBLAS {blas}: estimated {}, held {got}: {ratio:.5}", want.total());
+            assert!(
+                (ratio - 1.0).abs() < 0.01,
+                "{name}, cuBLAS {blas}: estimated {}, held {got}",
+                want.total()
+            );
+        }
+    }
+}
+
+/// Chunks of 2048 tokens at the sizes of Mistral-7B; how many layers there are adds to weights and cache alone.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn a_prompt_needs_at_most_600_mib_beside_weights_and_cache() {
+    let (shape, context) = (mistral(2), 8192);
+    let backend = CudaBackend::new().unwrap();
+    let before = backend.memory().free.unwrap();
+    let model = random(backend, shape.clone(), [DType::BF16; 2], 2048);
+    let exact = request(&shape, WeightDtype::Bf16, context, 2048).estimate().unwrap();
+    let of_model = exact.weights() + exact.kv_cache;
+    answer(&model, context, 5000, 20);
+    let memory = model.backend().memory();
+    let session = model.session(context).unwrap();
+    // Of the pool, and of the whole device: kernels, the library and what is reserved for later included.
+    let beyond = [memory.high_water - of_model, before - model.backend().memory().free.unwrap() - of_model];
+    println!("beside weights and cache: {beyond:?} bytes");
+    drop(session);
+    assert!(beyond.iter().all(|bytes| *bytes <= 600 << 20), "{beyond:?}");
+}
+
+/// Kernels that take any shape on any card, and have a faster twin.
+const PORTABLE: [&str; 3] = ["attention", "matmul", "matmul_few"];
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn slow_paths_are_those_that_are_launched() {
+    let base = ModelShape { n_layers: 1, vocab_size: 1000, ..ModelShape::named("llama-3.2-1b").unwrap() };
+    let heads = |n_heads, n_kv_heads, head_dim| ModelShape { n_heads, n_kv_heads, head_dim, ..base.clone() };
+    let [f32, f16, bf16] = [DType::F32, DType::F16, DType::BF16];
+    let shapes = [
+        (base.clone(), [bf16, bf16]),
+        (base.clone(), [f32, f32]),
+        (base.clone(), [bf16, f16]),
+        (base.clone(), [f32, bf16]),
+        (heads(12, 1, 40), [f16, f16]),
+        (heads(7, 7, 96), [bf16, bf16]),
+        (heads(8, 2, 256), [bf16, bf16]),
+        (heads(8, 2, 36), [bf16, bf16]),
+        (heads(8, 2, 6), [f16, f16]),
+        (heads(2, 2, 320), [bf16, bf16]),
+        (ModelShape { hidden_size: 2052, ..base.clone() }, [bf16, bf16]),
+        (ModelShape { intermediate_size: 5003, ..base.clone() }, [f16, f16]),
+        (ModelShape { intermediate_size: 28_672, ..base.clone() }, [f32, f32]),
+    ];
+    for (shape, types) in shapes {
+        for target in [(9, 0), (8, 0), (5, 0)] {
+            for blas in [true, false] {
+                let backend = CudaBackend::builder().kernel_target(target).blas(blas).build().unwrap();
+                let model = random(backend, shape.clone(), types, 64);
+                answer(&model, 128, 64, 4);
+                let slow = model.backend().slow_paths(&model.workload(128));
+                let launched = model.backend().launched_kernels();
+                let launched: BTreeSet<_> = launched.into_iter().filter(|k| PORTABLE.contains(k)).collect();
+                let said: BTreeSet<_> =
+                    slow.iter().map(|path| path.instead).filter(|k| PORTABLE.contains(k)).collect();
+                let what = format!("{shape:?} {types:?} on {target:?}, cuBLAS {blas}: {slow:#?}");
+                assert_eq!(said, launched, "{what}");
+                for fused in ["norm_qkv_rope_append", "norm_swiglu"] {
+                    let composed = slow.iter().any(|path| path.op == fused && path.of == "token");
+                    let ran = model.backend().launched_kernels().contains(&fused);
+                    assert_eq!(composed, !ran, "{fused}: {what}");
+                }
+            }
+        }
+    }
+}
