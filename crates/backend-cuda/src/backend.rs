@@ -80,6 +80,14 @@ impl CudaBackend {
         device::count().is_ok_and(|n| n > 0)
     }
 
+    /// How many GPUs the driver shows; creates no context.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without a driver that answers.
+    pub fn count() -> Result<usize> {
+        device::count()
+    }
+
     pub(crate) fn from_builder(options: CudaBackendBuilder) -> Result<Self> {
         let source = options.source()?;
         let device = Device::open(options.device, options.kernel_target)?;

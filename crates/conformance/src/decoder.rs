@@ -3,6 +3,7 @@
 //! Independent of the backends and of the decoder under test: plain loops, one position after the other, and
 //! file writers of its own.
 
+pub mod cases;
 mod config;
 mod files;
 mod forward;

@@ -37,8 +37,21 @@ pub(crate) const FULL: &[(usize, usize)] = &[
 pub(crate) const QUICK_HEADS: &[(usize, usize, usize)] = &[(2, 1, 40), (4, 2, 16), (7, 1, 64)];
 
 /// The rest of the grid.
-pub(crate) const FULL_HEADS: &[(usize, usize, usize)] =
-    &[(1, 1, 64), (4, 4, 16), (4, 1, 80), (4, 2, 96), (8, 2, 128), (2, 2, 256), (3, 3, 2), (4, 2, 6)];
+pub(crate) const FULL_HEADS: &[(usize, usize, usize)] = &[
+    (1, 1, 64),
+    (4, 4, 16),
+    (4, 1, 80),
+    (4, 2, 96),
+    (8, 2, 128),
+    (2, 2, 256),
+    (3, 3, 2),
+    (4, 2, 6),
+    (9, 1, 40),
+    (12, 1, 128),
+    (16, 1, 96),
+    (34, 2, 8),
+    (2, 1, 264),
+];
 
 /// Heads, rows, keys and head_dim of products of several heads, for every type and mixture: groups of 1, 3, 4 and 8, more rows
 /// than a group has heads and fewer, nothing at all of each.

@@ -130,6 +130,17 @@ pub fn nmse_bound(dtype: DType, judge: Judge) -> f64 {
     }
 }
 
+/// The largest normalised mean square error of a model's logits, against the reference with weights rounded to this type.
+///
+/// What lies between the residual stream and the logits may be stored in the type, too.
+pub fn nmse_of_logits(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-10,
+        DType::F16 => 1e-6,
+        _ => 2e-5,
+    }
+}
+
 /// Normalised mean square error: `Σ (got − want)² / Σ want²`; 0 if both are zero throughout.
 pub fn nmse(got: &[f64], want: &[f64]) -> f64 {
     ratio(got.iter().zip(want).map(|(g, w)| (g - w, *w)))

@@ -3,23 +3,14 @@
 
 use std::sync::Arc;
 
-use backend_api::{DType, Error};
+use backend_api::Error;
 use backend_cpu::CpuBackend;
-use conformance::decoder::{Folder, ModelType, ReferenceConfig, ReferenceModel, RopeScaling};
-use conformance::tolerance::nmse;
+use conformance::decoder::cases::{Logits, Settings, Stored};
+use conformance::decoder::{Folder, ReferenceConfig, ReferenceModel};
 use decoder::{Config, GenerateOptions, LoadOptions, Model};
 
 const TOKENIZER: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare/tokenizer.json");
-
-/// The error that a storage type may cost, as `torchless verify` has it.
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 1e-10,
-        DType::F16 => 1e-6,
-        _ => 2e-5,
-    }
-}
 
 fn load(reference: &ReferenceModel, folder: Folder<'_>, options: &LoadOptions) -> Model<CpuBackend> {
     let path = tempfile::tempdir().unwrap();
@@ -28,113 +19,21 @@ fn load(reference: &ReferenceModel, folder: Folder<'_>, options: &LoadOptions) -
     Model::load(&Arc::new(CpuBackend::new()), path.path(), options).unwrap()
 }
 
-fn wide(rows: &[Vec<f32>]) -> Vec<f64> {
-    rows.iter().flatten().map(|v| f64::from(*v)).collect()
+/// See [`conformance::decoder::cases::Runner`].
+fn run(stored: Stored<'_>, settings: Settings, ids: &[u32]) -> Result<[Logits; 2], String> {
+    let path = tempfile::tempdir().unwrap();
+    stored.write(path.path()).unwrap();
+    let Settings { dtype, cache, chunk, context } = settings;
+    let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(cache), Some(chunk));
+    let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
+    let model = Model::load(&Arc::new(CpuBackend::new()), path.path(), &options).unwrap();
+    let all: Vec<usize> = (0..ids.len()).collect();
+    let batch = model.session(context).unwrap().logits(ids, &all).unwrap();
+    let mut session = model.session(context).unwrap();
+    Ok([batch, ids.iter().map(|id| session.step_logits(*id).unwrap()).collect()])
 }
 
-/// Logits of every position, fed as a batch in chunks and token by token, against the reference.
-fn compare(name: &str, config: ReferenceConfig, positions: usize, dtypes: &[DType], folder: Folder<'_>) {
-    let reference = ReferenceModel::random(config, 11);
-    let vocab = reference.config.vocab_size as u32;
-    let ids: Vec<u32> = (0..positions as u32).map(|i| (i * i + 7 * i) % vocab).collect();
-    for dtype in dtypes {
-        let want: Vec<f64> = reference.rounded(*dtype).logits(&ids).into_iter().flatten().collect();
-        let options = LoadOptions { dtype: Some(*dtype), prefill_chunk: Some(100), ..LoadOptions::default() };
-        let model = load(&reference.rounded(*dtype), Folder { dtype: *dtype, ..folder }, &options);
-        let all: Vec<usize> = (0..positions).collect();
-        let batch = model.session(positions).unwrap().logits(&ids, &all).unwrap();
-        let mut session = model.session(positions).unwrap();
-        let single: Vec<_> = ids.iter().map(|id| session.step_logits(*id).unwrap()).collect();
-        for (way, got) in [("batch", batch), ("single tokens", single)] {
-            let error = nmse(&wide(&got), &want);
-            assert!(error <= tolerance(*dtype), "{name}, {dtype}, {way}: NMSE {error:e}");
-        }
-    }
-}
-
-fn every_dtype(name: &str, config: ReferenceConfig) {
-    compare(name, config, 130, &DType::FLOATS, Folder::default());
-}
-
-#[test]
-fn plain_mistral() {
-    every_dtype("plain", ReferenceConfig::tiny());
-}
-
-#[test]
-fn sliding_window() {
-    for window in [1, 5, 64, 1000] {
-        every_dtype("window", ReferenceConfig { sliding_window: Some(window), ..ReferenceConfig::tiny() });
-    }
-}
-
-#[test]
-fn tied_embeddings() {
-    every_dtype("tied", ReferenceConfig { tie_word_embeddings: true, ..ReferenceConfig::tiny() });
-}
-
-#[test]
-fn heads_of_every_kind() {
-    for (n_heads, n_kv_heads, head_dim) in
-        [(4, 4, 8), (6, 1, 10), (7, 7, 40), (8, 2, 64), (3, 1, 80), (2, 1, 256)]
-    {
-        let config = ReferenceConfig { n_heads, n_kv_heads, head_dim, ..ReferenceConfig::tiny() };
-        compare("heads", config, 40, &DType::FLOATS, Folder::default());
-    }
-}
-
-#[test]
-fn odd_sizes() {
-    let config = ReferenceConfig {
-        hidden_size: 37,
-        intermediate_size: 53,
-        vocab_size: 101,
-        n_layers: 3,
-        model_type: ModelType::Llama,
-        ..ReferenceConfig::tiny()
-    };
-    every_dtype("odd", config);
-}
-
-#[test]
-fn rotary_scaling_in_both_forms_of_config() {
-    let llama3 = RopeScaling::Llama3 {
-        factor: 8.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_max_position_embeddings: 64,
-    };
-    for scaling in [RopeScaling::Linear { factor: 4.0 }, llama3] {
-        for new_config in [false, true] {
-            let config = ReferenceConfig {
-                rope_scaling: Some(scaling),
-                model_type: ModelType::Llama,
-                head_dim: 16,
-                ..ReferenceConfig::tiny()
-            };
-            compare("scaling", config, 130, &DType::FLOATS, Folder { new_config, ..Folder::default() });
-        }
-    }
-}
-
-#[test]
-fn shards() {
-    for shards in [2, 5] {
-        compare(
-            "shards",
-            ReferenceConfig::tiny(),
-            20,
-            &DType::FLOATS,
-            Folder { shards, ..Folder::default() },
-        );
-    }
-}
-
-#[test]
-fn long_positions() {
-    let config = ReferenceConfig { sliding_window: Some(3000), ..ReferenceConfig::tiny() };
-    compare("4096 positions", config, 4096, &[DType::F32, DType::BF16], Folder::default());
-}
+conformance::decoder_suite!(&run);
 
 #[test]
 fn greedy_ids_are_the_reference_s() {

@@ -1,6 +1,6 @@
 //! Making the backend that was asked for, and saying what became of the others.
 
-use backend_api::{DeviceInfo, Error, KernelBackend, Result};
+use backend_api::{DeviceInfo, KernelBackend, Result};
 use backend_cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use backend_cuda::CudaBackend;
@@ -68,7 +68,7 @@ impl Candidate {
 /// Makes the backend that `preference` asks for.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if that backend cannot be used on this machine.
+/// [`Error::Unavailable`](backend_api::Error::Unavailable) if that backend cannot be used on this machine.
 pub fn init_backend(preference: BackendPreference) -> Result<Backend> {
     init_backend_with(preference, &BackendOptions::default())
 }
@@ -76,7 +76,7 @@ pub fn init_backend(preference: BackendPreference) -> Result<Backend> {
 /// As [`init_backend`], with options.
 ///
 /// # Errors
-/// As [`init_backend`], and [`Error::Argument`] for options outside their range.
+/// As [`init_backend`], and [`Error::Argument`](backend_api::Error::Argument) for options outside their range.
 pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions) -> Result<Backend> {
     let cpu = cpu(options)?;
     let ordinal = match preference {
@@ -100,26 +100,21 @@ pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions
 /// Every device of this machine, and for a backend without one what is missing; the first usable one is what
 /// [`BackendPreference::Auto`] takes. Opens one after the other for a moment.
 pub fn devices() -> Vec<Candidate> {
-    let mut found = Vec::new();
-    for ordinal in 0..MOST_GPUS {
-        let gpu = cuda(ordinal);
-        if ordinal > 0 && matches!(gpu, Err(Error::Unavailable { .. })) {
-            break;
-        }
-        let reason = if ordinal == 0 { FASTEST } else { "usable" };
-        found.push(Candidate::cuda(ordinal, &gpu, reason));
-    }
+    let mut found = gpus(gpu_count(), cuda);
     found.push(Candidate::cpu(&CpuBackend::new().into(), ALWAYS));
     found
+}
+
+/// Each of `count` GPUs, usable or not; without any, what is missing for the first.
+fn gpus(count: usize, open: impl Fn(usize) -> Result<Backend>) -> Vec<Candidate> {
+    let reason = |ordinal| if ordinal == 0 { FASTEST } else { "usable" };
+    (0..count.max(1)).map(|ordinal| Candidate::cuda(ordinal, &open(ordinal), reason(ordinal))).collect()
 }
 
 const CUDA: &str = "cuda";
 const ASKED: &str = "asked for";
 const FASTEST: &str = "the fastest";
 const ALWAYS: &str = "always usable";
-
-/// The driver numbers no more GPUs than this.
-const MOST_GPUS: usize = 64;
 
 fn cpu(options: &BackendOptions) -> Result<Backend> {
     let builder = CpuBackend::builder();
@@ -135,11 +130,22 @@ fn cuda(ordinal: usize) -> Result<Backend> {
     CudaBackend::with_device(ordinal).map(Backend::from)
 }
 
+/// How many GPUs there are; opening the first one says why there are none.
+#[cfg(feature = "cuda")]
+fn gpu_count() -> usize {
+    CudaBackend::count().unwrap_or(0)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_count() -> usize {
+    0
+}
+
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: usize) -> Result<Backend> {
     let reason =
         "this build has no CUDA backend; build it with the feature `cuda`, or use `cpu` or `auto`".into();
-    Err(Error::Unavailable {
+    Err(backend_api::Error::Unavailable {
         backend: CUDA.into(),
         cause: backend_api::Cause::NotBuilt,
         reason,
@@ -149,6 +155,8 @@ fn cuda(_: usize) -> Result<Backend> {
 
 #[cfg(test)]
 mod tests {
+    use backend_api::Error;
+
     use super::*;
 
     fn usable(report: &[Candidate]) -> Vec<(&str, bool)> {
@@ -213,6 +221,27 @@ mod tests {
         assert_eq!(names(&devices[..1]), names(&auto.report()[..1]));
         assert_eq!(names(&devices).last(), names(auto.report()).last());
         assert_eq!(devices.iter().filter(|c| c.backend == "cpu").count(), 1);
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_used_hides_no_other() {
+        let broken = |ordinal| Error::Unavailable {
+            backend: CUDA.into(),
+            cause: backend_api::Cause::NoDevice,
+            reason: format!("card {ordinal} is in use by somebody else"),
+            searched: Vec::new(),
+        };
+        let open =
+            |ordinal| if ordinal == 1 { cpu(&BackendOptions::default()) } else { Err(broken(ordinal)) };
+        let found = gpus(4, open);
+        let usable: Vec<_> = found.iter().map(Candidate::is_usable).collect();
+        assert_eq!(usable, [false, true, false, false]);
+        for (ordinal, candidate) in found.iter().enumerate() {
+            assert_eq!(candidate.preference, BackendPreference::CudaDevice(ordinal));
+            let named = candidate.reason.contains(&format!("card {ordinal} "));
+            assert_eq!(named, ordinal != 1, "{}", candidate.reason);
+        }
+        assert_eq!(gpus(0, |ordinal| Err(broken(ordinal))).len(), 1, "why there is none");
     }
 
     #[test]

@@ -65,7 +65,13 @@ pub fn reference(
 }
 
 /// Heads of prompts that are longer than a block of any kernel takes.
-const PROMPT_HEADS: &[(usize, usize, usize)] = &[(3, 1, 64), (4, 2, 96), (8, 2, 128), (2, 2, 256)];
+const PROMPT_HEADS: &[(usize, usize, usize)] =
+    &[(9, 1, 40), (3, 1, 64), (7, 1, 80), (4, 2, 96), (8, 2, 128), (12, 1, 128), (2, 2, 256)];
+
+/// Heads of caches as long as models go.
+const LONG_HEADS: &[(usize, usize, usize)] = &[(2, 1, 40), (4, 1, 128), (12, 1, 64), (2, 1, 256)];
+
+const LONGEST: usize = 32_768;
 
 fn heads_of((n_heads, n_kv_heads, head_dim): (usize, usize, usize)) -> Heads {
     Heads { n_heads, n_kv_heads, head_dim }
@@ -119,6 +125,17 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
             let heads = Heads { n_heads: 2, n_kv_heads: 1, head_dim: 64 };
             check(&mut run, types, (heads, None), 8200, &consecutive(8191, 2))?;
             check(&mut run, types, (heads, Some(4096)), 8200, &consecutive(8191, 2))?;
+            for heads in LONG_HEADS {
+                for (rows, window) in [(1, None), (1, Some(4096)), (17, Some(20_000))] {
+                    check(
+                        &mut run,
+                        types,
+                        (heads_of(*heads), window),
+                        LONGEST,
+                        &consecutive(LONGEST - rows, rows),
+                    )?;
+                }
+            }
             for heads in PROMPT_HEADS {
                 let heads = heads_of(*heads);
                 for (positions, window) in [(consecutive(100, 150), None), (consecutive(150, 150), Some(70))]

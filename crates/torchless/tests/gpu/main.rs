@@ -5,6 +5,7 @@
 #[cfg(target_os = "linux")]
 #[path = "../maps/mod.rs"]
 mod maps;
+mod models;
 mod planned;
 
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use torchless::{
     HostTensor, KernelBackend, LoadOptions, Model, Session, UnifiedTensor, init_backend,
 };
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare");
+pub(crate) const FOLDER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare");
 
 fn cpu() -> Backend {
     init_backend(BackendPreference::Cpu).unwrap()

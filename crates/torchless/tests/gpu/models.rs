@@ -1,0 +1,148 @@
+//! Whole models on a GPU, against the f64 reference and against each other.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use conformance::decoder::cases::{Logits, Settings, Stored};
+use torchless::{
+    Backend, Config, CudaBackend, CudaBackendBuilder, DType, FinishReason, GenerateOptions, LoadOptions,
+    Model, ModelShape,
+};
+
+use crate::golden_texts;
+
+/// See [`conformance::decoder::cases::Runner`].
+fn run(
+    backend: CudaBackend,
+    stored: Stored<'_>,
+    settings: Settings,
+    ids: &[u32],
+) -> Result<[Logits; 2], String> {
+    let path = tempfile::tempdir().unwrap();
+    stored.write(path.path()).unwrap();
+    let Settings { dtype, cache, chunk, context } = settings;
+    let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(cache), Some(chunk));
+    let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
+    let model = Model::load(&Arc::new(backend), path.path(), &options).map_err(|e| e.to_string())?;
+    let all: Vec<usize> = (0..ids.len()).collect();
+    let session = || model.session(context).map_err(|e| e.to_string());
+    let batch = session()?.logits(ids, &all).map_err(|e| e.to_string())?;
+    let mut session = session()?;
+    let step = |id: &u32| session.step_logits(*id).map_err(|e| e.to_string());
+    Ok([batch, ids.iter().map(step).collect::<Result<_, _>>()?])
+}
+
+mod fast {
+    use super::*;
+    conformance::decoder_suite!(
+        &|stored, settings, ids| run(made(|b| b), stored, settings, ids),
+        ignore = "needs an NVIDIA GPU"
+    );
+}
+
+mod without_blas {
+    use super::*;
+    conformance::decoder_suite!(
+        &|stored, settings, ids| run(made(|b| b.blas(false)), stored, settings, ids),
+        ignore = "needs an NVIDIA GPU"
+    );
+}
+
+mod portable {
+    use super::*;
+    conformance::decoder_suite!(
+        &|stored, settings, ids| run(made(|b| b.kernel_target((5, 0)).blas(false)), stored, settings, ids),
+        ignore = "needs an NVIDIA GPU"
+    );
+}
+
+mod compute_80 {
+    use super::*;
+    conformance::decoder_suite!(
+        &|stored, settings, ids| run(made(|b| b.kernel_target((8, 0)).blas(false)), stored, settings, ids),
+        ignore = "needs an NVIDIA GPU"
+    );
+}
+
+/// A backend of its own, on a context that lives as long as the process: making one takes longer than a model.
+fn made(with: impl Fn(CudaBackendBuilder) -> CudaBackendBuilder) -> CudaBackend {
+    static CONTEXT: OnceLock<CudaBackend> = OnceLock::new();
+    CONTEXT.get_or_init(|| CudaBackend::new().unwrap());
+    with(CudaBackend::builder()).build().unwrap()
+}
+
+/// What an older card would run.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn older_targets_write_the_golden_texts() {
+    let options = GenerateOptions { max_tokens: 64, ..GenerateOptions::default() };
+    for target in [(5, 0), (8, 0)] {
+        let load = LoadOptions { dtype: Some(DType::F32), ..LoadOptions::default() };
+        let backend = Arc::new(Backend::from(made(|b| b.kernel_target(target))));
+        let model = Model::load(&backend, crate::FOLDER, &load).unwrap();
+        for (prompt, text) in golden_texts() {
+            let mut session = model.session(256).unwrap();
+            let answer: String =
+                session.generate(&prompt, &options).unwrap().map(|token| token.unwrap().text).collect();
+            assert_eq!(prompt + &answer, text, "{target:?}");
+        }
+    }
+}
+
+/// Mistral-7B with fewer layers and random weights, in bf16.
+fn mistral(backend: CudaBackend, n_layers: usize) -> Model<CudaBackend> {
+    let shape = ModelShape { n_layers, ..ModelShape::named("mistral-7b").unwrap() };
+    Model::random(&Arc::new(backend), Config::from_shape(shape), 1, &LoadOptions::default()).unwrap()
+}
+
+fn ids(tokens: usize) -> Vec<u32> {
+    (0..tokens as u32).map(|i| i.wrapping_mul(7919) % 32_000).collect()
+}
+
+fn generate(tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: tokens, ignore_eos: true, ..GenerateOptions::default() }
+}
+
+/// Tokens per second of decoding and of a prompt of 2048 tokens: the best of some runs.
+fn rates(model: &Model<CudaBackend>) -> [f64; 2] {
+    let mut session = model.session(2100).unwrap();
+    let mut best = [0f64; 2];
+    for _ in 0..5 {
+        session.truncate(0);
+        let start = Instant::now();
+        session.generate_ids(&ids(2048), &generate(1)).unwrap().for_each(|token| drop(token.unwrap()));
+        best[1] = best[1].max(2048.0 / start.elapsed().as_secs_f64());
+        session.truncate(512);
+        let mut generation = session.generate_ids(&[], &generate(200)).unwrap();
+        generation.by_ref().for_each(|token| drop(token.unwrap()));
+        best[0] = best[0].max(generation.stats().decode_rate());
+    }
+    best
+}
+
+/// Without the library a step is the same, and a prompt half as fast at least.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn the_driver_alone_is_nearly_as_fast() {
+    let with = rates(&mistral(made(|b| b), 8));
+    let without = rates(&mistral(made(|b| b.blas(false)), 8));
+    println!("decode and prompt, tok/s: {with:.0?} with cuBLAS, {without:.0?} without");
+    assert!(without[0] >= 0.97 * with[0], "decode: {without:?} and {with:?}");
+    assert!(without[1] >= 0.5 * with[1], "prompt: {without:?} and {with:?}");
+}
+
+/// To the last position of the longest context.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn the_longest_context_can_be_filled() {
+    let shape = ModelShape { n_layers: 2, ..ModelShape::named("mistral-7b").unwrap() };
+    for dtype in [DType::BF16, DType::F16] {
+        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let backend = Arc::new(made(|b| b));
+        let model = Model::random(&backend, Config::from_shape(shape.clone()), 1, &options).unwrap();
+        let mut session = model.session(32_768).unwrap();
+        let mut generation = session.generate_ids(&ids(32_700), &generate(1000)).unwrap();
+        let answered = generation.by_ref().inspect(|token| assert!(token.is_ok(), "{token:?}")).count();
+        assert_eq!((answered, generation.finish_reason()), (68, Some(FinishReason::Context)));
+    }
+}
