@@ -191,6 +191,13 @@ pub trait KernelBackend: Send + Sync + Sized {
         body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
     ) -> Result<()>;
 
+    /// To how many rows a chunk of `rows` prompt tokens is padded so that chunks of about its length can share a captured
+    /// step; `None` where such a chunk is best issued as it is. Padding repeats the last token at its own position, and
+    /// positions come from the device alone.
+    fn chunk_rows(&self, _rows: usize) -> Option<usize> {
+        None
+    }
+
     /// See [`Matmul`].
     fn matmul_into(&self, op: Checked<Matmul<'_, Self::Tensor>>) -> Result<()>;
     /// See [`RmsNorm`].

@@ -1,5 +1,7 @@
 //! A conversation: the KV cache and what has been fed into it.
 
+use std::collections::BTreeMap;
+
 use backend_api::ops::{Argmax, Sample, SampleParams};
 use backend_api::{At, DType, Error, KernelBackend, Mat, MatMut, Op, Pending, Result};
 
@@ -22,6 +24,8 @@ pub struct Session<B: KernelBackend> {
     graph: B::Graph,
     /// What the captured step ends with; another choice needs another graph.
     captured: Option<Choice>,
+    /// Captured chunks of a prompt, by their rows.
+    chunks: BTreeMap<usize, B::Graph>,
 }
 
 /// Ids and positions on the device, u32.
@@ -104,8 +108,8 @@ impl<B: KernelBackend> Session<B> {
             position: ids(1)?,
             history: ids(context)?,
         };
-        let (tokens, graph) = (Vec::new(), B::Graph::default());
-        Ok(Self { model, context, tokens, cached: 0, act, cache, device, graph, captured: None })
+        let (tokens, graph, chunks) = (Vec::new(), B::Graph::default(), BTreeMap::new());
+        Ok(Self { model, context, tokens, cached: 0, act, cache, device, graph, captured: None, chunks })
     }
 
     /// The model.
@@ -223,13 +227,29 @@ impl<B: KernelBackend> Session<B> {
     pub(crate) fn feed_chunk(&mut self) -> Result<usize> {
         let first = self.cached;
         let n = (self.tokens.len() - first).min(self.model.prefill_chunk());
-        let positions: Vec<u32> = (first..first + n).map(|p| p as u32).collect();
-        let b = self.model.backend();
-        b.write(&mut self.device.ids, 0, bytemuck::cast_slice(&self.tokens[first..first + n]))?;
+        let most = self.model.prefill_chunk().min(self.context);
+        let b = self.model.backend().clone();
+        let padded = b.chunk_rows(n).filter(|rows| (n..=most).contains(rows));
+        let last = (first + n).saturating_sub(1);
+        let fed = (first..first + n).chain(std::iter::repeat_n(last, padded.unwrap_or(n) - n));
+        let positions: Vec<u32> = fed.map(|p| p as u32).collect();
+        let ids: Vec<u32> = positions.iter().filter_map(|p| self.tokens.get(*p as usize)).copied().collect();
+        b.write(&mut self.device.ids, 0, bytemuck::cast_slice(&ids))?;
         b.write(&mut self.device.positions, 0, bytemuck::cast_slice(&positions))?;
-        let ids = Mat::vector(&self.device.ids).cols(0..n)?;
-        let at = At { positions: Mat::vector(&self.device.positions).cols(0..n)?, first: Some(first) };
-        forward(&self.model).layers(ids, at, &mut self.act, &mut self.cache)?;
+        let Self { model, act, cache, device, chunks, .. } = self;
+        let mut layers = |b: &B, rows, first| {
+            let ids = Mat::vector(&device.ids).cols(0..rows)?;
+            let at = At { positions: Mat::vector(&device.positions).cols(0..rows)?, first };
+            Forward { backend: b, config: model.config(), weights: model.tensors() }
+                .layers(ids, at, act, cache)
+        };
+        // Padding does not follow on what stands before it, so that only a backend that reads positions itself can take it.
+        let captured = padded
+            .map(|rows| b.step(chunks.entry(rows).or_default(), first, &mut |b, _| layers(b, rows, None)));
+        match captured {
+            None | Some(Err(Error::Captured { .. })) => layers(&b, n, Some(first))?,
+            Some(done) => done?,
+        }
         self.cached += n;
         Ok(n)
     }

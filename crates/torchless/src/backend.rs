@@ -147,6 +147,9 @@ impl KernelBackend for Backend {
     fn fill_random(&self, dst: &mut UnifiedTensor, seed: u64, scale: f32) -> Result<()> {
         inner!(self, b => b.fill_random(dst.part_mut(b)?, seed, scale))
     }
+    fn chunk_rows(&self, rows: usize) -> Option<usize> {
+        inner!(self, b => b.chunk_rows(rows))
+    }
     fn step(
         &self,
         graph: &mut Graph,

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use conformance::decoder::cases::{Logits, Settings, Stored};
 use torchless::{
-    Backend, Config, CudaBackend, CudaBackendBuilder, DType, FinishReason, GenerateOptions, LoadOptions,
-    Model, ModelShape,
+    Backend, Config, CudaBackend, CudaBackendBuilder, DType, FinishReason, GenerateOptions, KernelBackend,
+    LoadOptions, Model, ModelShape, Session,
 };
 
 use crate::golden_texts;
@@ -144,5 +144,70 @@ fn the_longest_context_can_be_filled() {
         let mut generation = session.generate_ids(&ids(32_700), &generate(1000)).unwrap();
         let answered = generation.by_ref().inspect(|token| assert!(token.is_ok(), "{token:?}")).count();
         assert_eq!((answered, generation.finish_reason()), (68, Some(FinishReason::Context)));
+    }
+}
+
+/// The first short prompt of about a length is issued, the second captured, the others replayed; all give the same bits.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn short_prompts_are_captured_and_give_the_same_bits() {
+    for (dtype, cache) in [(DType::BF16, DType::BF16), (DType::F32, DType::F32), (DType::BF16, DType::F16)] {
+        let backend = Arc::new(made(|b| b));
+        let options = LoadOptions { dtype: Some(dtype), kv_dtype: Some(cache), ..LoadOptions::default() };
+        let model = Model::load(&backend, crate::FOLDER, &options).unwrap();
+        let mut session = model.session(300).unwrap();
+        for (tokens, bucket) in [(1, 1), (3, 4), (8, 8), (9, 16), (33, 48), (100, 128), (128, 128)] {
+            let ids: Vec<u32> = ids(tokens + 3).iter().map(|id| id % 1000).collect();
+            let mut once = || {
+                let before = backend.counters();
+                session.truncate(0);
+                let mut rows = session.logits(&ids[..tokens], &(0..tokens).collect::<Vec<_>>()).unwrap();
+                let after = backend.counters();
+                // What padding must not have spoilt.
+                rows.extend(ids[tokens..].iter().map(|id| session.step_logits(*id).unwrap()));
+                (rows, after.captures - before.captures, after.replays - before.replays)
+            };
+            let runs = [once(), once(), once(), once()];
+            assert!(runs.iter().all(|run| run.0 == runs[0].0), "{dtype}, {cache}, {tokens} tokens");
+            let counted = runs.map(|run| (run.1, run.2));
+            let known = (tokens, bucket) == (128, 128);
+            let want = if known { [(0, 1); 4] } else { [(0, 0), (1, 0), (0, 1), (0, 1)] };
+            assert_eq!(counted, want, "{dtype}, {cache}, {tokens} tokens");
+        }
+    }
+}
+
+/// Milliseconds to the first token of short prompts, issued and replayed.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn captured_prompts_are_not_slower() {
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let small = ModelShape::named("llama-3.2-1b").unwrap();
+    for shape in [small, ModelShape::named("mistral-7b").unwrap()] {
+        let backend = Arc::new(made(|b| b));
+        let model =
+            Model::random(&backend, Config::from_shape(shape.clone()), 1, &LoadOptions::default()).unwrap();
+        let first = |session: &mut Session<CudaBackend>, tokens| {
+            session.truncate(0);
+            backend.synchronize().unwrap();
+            let start = Instant::now();
+            session.generate_ids(&ids(tokens), &generate(1)).unwrap().for_each(|token| drop(token.unwrap()));
+            start.elapsed().as_secs_f64() * 1e3
+        };
+        let mut captured = model.session(1000).unwrap();
+        for tokens in [1, 7, 16, 20, 50, 100, 128, 200] {
+            first(&mut captured, tokens);
+            let again = first(&mut captured, tokens);
+            let replayed = median((0..9).map(|_| first(&mut captured, tokens)).collect());
+            let issued = median((0..9).map(|_| first(&mut model.session(1000).unwrap(), tokens)).collect());
+            println!(
+                "{} layers, {tokens} tokens: issued {issued:.3} ms, captured {again:.3}, replayed {replayed:.3}",
+                shape.n_layers
+            );
+            assert!(replayed < 1.1 * issued, "{tokens} tokens: {replayed} ms replayed, {issued} issued");
+        }
     }
 }
