@@ -83,6 +83,9 @@ pub trait KernelBackend: Send + Sync + Sized {
     /// - [`Attention`] with `q` and `out` `T`;
     /// - [`NormSwiglu`] with `x` f32, `out`, `scratch` and `gate_up` `T`.
     ///
+    /// Where the cache is of another type than `W`, `qkv`, `q` and `out` of the attention are f32, and so is `x` of the product
+    /// after it; `scratch` stays `T`.
+    ///
     /// The fused ones include what they are composed of where the backend does not override them.
     fn activation_dtype(&self, _weights: DType) -> DType {
         DType::F32

@@ -140,8 +140,11 @@ fn front(card: &Card, w: &Workload) -> Option<String> {
 /// Why attention does not run on tensor cores, where heads may have up to `most` elements.
 fn off_tensor_cores(card: &Card, w: &Workload, most: usize) -> Option<String> {
     let head_dim = w.heads.head_dim;
+    if w.cache != w.weights {
+        return Some(mixture("a cache", w.cache, w));
+    }
     if w.activations != w.cache {
-        return Some(format!("{} activations beside a cache in {}", w.activations, w.cache));
+        return Some(mixture("activations", w.activations, w));
     }
     no_tensor_cores(card, w.cache)
         .or_else(|| no_multiple("head_dim", head_dim, 8))
@@ -165,6 +168,9 @@ fn product_of_token(card: &Card, w: &Workload) -> Option<String> {
 fn product_of_prompt(card: &Card, w: &Workload) -> Option<String> {
     if w.activations != w.weights {
         return Some(mixture("activations", w.activations, w));
+    }
+    if w.cache != w.weights && w.weights != DType::F32 {
+        return Some(format!("attention in f32, for {}", mixture("a cache", w.cache, w)));
     }
     if card.library.is_some() {
         return None;
@@ -255,12 +261,17 @@ mod tests {
         let odd = of(&|w| w.hidden_size = 4100);
         assert_eq!(odd.len(), 3, "{odd:?}");
         assert!(odd.iter().all(|s| s.contains("hidden size 4100 is no multiple of 8")), "{odd:?}");
-        let mixed = of(&|w| (w.cache, w.activations) = (DType::F16, DType::F32));
+        let cache = "a cache in f16 beside weights in bf16";
+        let want = [
+            format!("norm_qkv_rope_append of a token: {cache} -> rmsnorm, matmul, apply_rope, append_rows"),
+            format!("attention of a token: {cache} -> attention"),
+            format!("attention of a prompt: {cache} -> attention"),
+            format!("matmul of a prompt: attention in f32, for {cache} -> matmul"),
+        ];
+        assert_eq!(of(&|w| w.cache = DType::F16), want);
+        let wide = of(&|w| w.activations = DType::F32);
         assert!(
-            mixed.iter().any(|s| s.contains("attention of a prompt: f32 activations beside a cache in f16"))
-        );
-        assert!(
-            mixed.iter().any(|s| s.contains("matmul of a prompt: activations in f32 beside weights in bf16"))
+            wide.contains(&"matmul of a prompt: activations in f32 beside weights in bf16 -> matmul".into())
         );
         let few = of(&|w| (w.rows, w.heads.head_dim) = (1, 36));
         assert!(!few.is_empty() && few.iter().all(|s| s.contains("of a token")), "{few:?}");

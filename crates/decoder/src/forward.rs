@@ -12,6 +12,7 @@ pub(crate) struct Activations<T> {
     pub(crate) x: T,
     /// Output of norms.
     pub(crate) h: T,
+    /// In the type of the attention, as `att`.
     pub(crate) qkv: T,
     pub(crate) att: T,
     pub(crate) gate_up: T,

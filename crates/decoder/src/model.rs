@@ -251,13 +251,15 @@ impl<B: KernelBackend> Model<B> {
         self.inner.kv_dtype
     }
 
-    /// Type of the activations between the residual stream's: what the backend likes best beside these weights, or f32
-    /// where the cache is of another type than they.
+    /// Type of the activations between the residual stream's: what the backend likes best beside these weights.
     pub fn activation_dtype(&self) -> DType {
-        match self.kv_dtype() == self.dtype() {
-            true => self.backend().activation_dtype(self.dtype()),
-            false => DType::F32,
-        }
+        self.backend().activation_dtype(self.dtype())
+    }
+
+    /// Type of queries and of what attention gives: that of the activations, or f32 where the cache is of another type than
+    /// the weights, so that no backend needs attention for every pair of types.
+    pub fn attention_dtype(&self) -> DType {
+        if self.kv_dtype() == self.dtype() { self.activation_dtype() } else { DType::F32 }
     }
 
     /// Prompt tokens that are processed together.

@@ -78,13 +78,13 @@ impl<B: KernelBackend> Session<B> {
         }
         let (heads, shape) = (config.heads(), &config.shape);
         let rows = model.prefill_chunk().min(context);
-        let dtype = model.activation_dtype();
-        let activation = |cols: usize| b.alloc(&[rows, cols], dtype);
+        let activation = |cols: usize| b.alloc(&[rows, cols], model.activation_dtype());
+        let attended = |cols: usize| b.alloc(&[rows, cols], model.attention_dtype());
         let act = Activations {
             x: b.alloc(&[rows, shape.hidden_size], DType::F32)?,
             h: activation(shape.hidden_size)?,
-            qkv: activation(heads.qkv_dim())?,
-            att: activation(heads.q_dim())?,
+            qkv: attended(heads.qkv_dim())?,
+            att: attended(heads.q_dim())?,
             gate_up: activation(2 * shape.intermediate_size)?,
             ffn: activation(shape.intermediate_size)?,
             scores: b.alloc(&[heads.n_heads, context], DType::F32)?,

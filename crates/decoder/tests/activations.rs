@@ -112,7 +112,11 @@ fn folder() -> PathBuf {
 
 /// Logits after a prompt, and after one token more that is fed by a step.
 fn logits(backend: &Arc<Wants>, dtype: DType) -> [Vec<f32>; 2] {
-    let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+    logits_with(backend, dtype, dtype)
+}
+
+fn logits_with(backend: &Arc<Wants>, dtype: DType, cache: DType) -> [Vec<f32>; 2] {
+    let options = LoadOptions { dtype: Some(dtype), kv_dtype: Some(cache), ..LoadOptions::default() };
     let model = Model::load(backend, folder(), &options).unwrap();
     let ids: Vec<u32> = (0..40).map(|i| (i * 37) % 1000 + 10).collect();
     let mut session = model.session(64).unwrap();
@@ -138,6 +142,22 @@ fn stream_and_logits_are_f32_and_the_rest_is_what_the_backend_wants() {
 }
 
 #[test]
+fn attention_is_f32_beside_a_cache_of_another_type_and_nothing_else_is() {
+    let backend = Wants::new(DType::BF16);
+    logits_with(&backend, DType::BF16, DType::F16);
+    let want = [
+        "attention f32 f16 f16 -> f32",
+        "embed bf16 -> f32",
+        "matmul bf16 bf16 -> bf16",
+        "matmul bf16 bf16 -> f32",
+        "matmul+ bf16 bf16 -> f32",
+        "matmul+ f32 bf16 -> f32",
+        "rmsnorm f32 bf16 -> bf16",
+    ];
+    assert_eq!(*backend.seen.lock().unwrap(), want.map(String::from).into());
+}
+
+#[test]
 fn narrow_activations_round_the_logits_a_little() {
     let wide = logits(&Wants::new(DType::F32), DType::BF16);
     for (activations, least, most) in [(DType::F16, 1e-9, 1e-5), (DType::BF16, 1e-7, 1e-3)] {
@@ -153,9 +173,15 @@ fn narrow_activations_round_the_logits_a_little() {
 
 #[test]
 fn the_estimate_counts_narrow_activations() {
+    estimated(DType::BF16, WeightDtype::Bf16);
+    estimated(DType::F16, WeightDtype::F16);
+}
+
+fn estimated(cache: DType, kv_dtype: WeightDtype) {
     let backend = Wants::new(DType::BF16);
     let shape = ModelShape::named("tiny-shakespeare").unwrap();
-    let model = Model::random(&backend, Config::from_shape(shape), 5, &LoadOptions::default()).unwrap();
+    let options = LoadOptions { kv_dtype: Some(cache), ..LoadOptions::default() };
+    let model = Model::random(&backend, Config::from_shape(shape), 5, &options).unwrap();
     assert_eq!(model.prefill_chunk(), 500, "what the backend answers");
     let mut session = model.session(1024).unwrap();
     session.logits(&[1, 2, 3], &[2]).unwrap();
@@ -163,7 +189,7 @@ fn the_estimate_counts_narrow_activations() {
         let request = EstimateRequest {
             shape: &model.config().shape,
             dtype: WeightDtype::Bf16,
-            kv_dtype: WeightDtype::Bf16,
+            kv_dtype,
             context: 1024,
             batch: 1,
             prefill_chunk: model.prefill_chunk(),

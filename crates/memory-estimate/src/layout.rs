@@ -39,6 +39,8 @@ pub enum ElementKind {
     Cache,
     /// Stored in the width of the activations: what lies between the residual stream and the logits.
     Activation,
+    /// Stored as activations where weights and cache have one type, and in f32 otherwise: queries, and what attention gives.
+    Attention,
     /// Always f32.
     F32,
     /// Always u32.
@@ -52,7 +54,8 @@ impl ElementKind {
         match self {
             Self::Weight => request.dtype.bytes(),
             Self::Cache => request.kv_dtype.bytes(),
-            Self::Activation => request.activation_bytes as u64,
+            Self::Attention if request.kv_dtype != request.dtype => WeightDtype::F32.bytes(),
+            Self::Activation | Self::Attention => request.activation_bytes as u64,
             Self::F32 | Self::U32 => WeightDtype::F32.bytes(),
         }
     }
@@ -120,7 +123,7 @@ pub(crate) fn weights(shape: &ModelShape) -> Option<Vec<Item>> {
 
 /// What each of the `batch` sessions allocates; `None` when a count exceeds 64 bits.
 pub(crate) fn sessions(request: &EstimateRequest<'_>) -> Option<Vec<Item>> {
-    use ElementKind::{Activation, Cache, F32, U32};
+    use ElementKind::{Activation, Attention, Cache, F32, U32};
     use Part::{Activations, KvCache, RopeTables, Workspace};
     let shape = request.shape;
     let Widths { q, kv, qkv, gate_up } = Widths::of(shape)?;
@@ -132,8 +135,8 @@ pub(crate) fn sessions(request: &EstimateRequest<'_>) -> Option<Vec<Item>> {
         ("kv_cache", KvCache, &[batch, layers, 2], &[context, kv], Cache),
         ("x", Activations, &[batch], &[rows, hidden], F32),
         ("h", Activations, &[batch], &[rows, hidden], Activation),
-        ("qkv", Activations, &[batch], &[rows, qkv], Activation),
-        ("att", Activations, &[batch], &[rows, q], Activation),
+        ("qkv", Activations, &[batch], &[rows, qkv], Attention),
+        ("att", Activations, &[batch], &[rows, q], Attention),
         ("gate_up", Activations, &[batch], &[rows, gate_up], Activation),
         ("ffn", Activations, &[batch], &[rows, ffn], Activation),
         ("logits", Activations, &[batch], &[1, shape.vocab_size], F32),
