@@ -202,6 +202,12 @@ pub(crate) struct BenchArgs {
     /// Tokens to decode at each depth.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = positive)]
     pub(crate) generate: usize,
+    /// Storage of the KV cache; auto is that of the weights.
+    #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
+    pub(crate) kv_dtype: DtypeChoice,
+    /// Prompt tokens that are processed together [default: as the library does].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) prefill_chunk: Option<usize>,
     /// How often each measurement is repeated [default: 3, fewer where that would take longer than 10 s].
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) repeat: Option<usize>,

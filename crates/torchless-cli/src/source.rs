@@ -84,20 +84,19 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Loads the weights, or makes them.
+    /// Loads the weights, or makes them; shows the progress.
     pub(crate) fn load(
         self,
         backend: &Arc<Backend>,
-        dtype: Option<DType>,
+        options: LoadOptions,
         cancel: &Arc<AtomicBool>,
     ) -> Result<Model<Backend>, Failure> {
         let progress = Progress::of_bytes("loading");
         let shown = progress.clone();
         let options = LoadOptions {
-            dtype,
             progress: Some(Arc::new(move |done, total| shown.set(done, total))),
             cancel: Some(cancel.clone()),
-            ..LoadOptions::default()
+            ..options
         };
         let model = match &self.weights {
             Weights::Folder(folder) => Model::load(backend, folder, &options),

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use torchless::{
-    Backend, DType, EstimateRequest, KernelBackend, Model, ModelShape, OnBackend,
+    Backend, DType, EstimateRequest, KernelBackend, LoadOptions, Model, ModelShape,
+    OnBackend,
 };
 
 use crate::args::BenchArgs;
@@ -28,11 +29,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let backend = source::backend(&args.device)?;
     let dtype = args.dtype.dtype.dtype().unwrap_or_else(|| source.stored_dtype());
     let free = backend.memory().free;
-    let needs = room(&backend, &shape, dtype, plan.context)?;
+    let kv_dtype = args.kv_dtype.dtype().unwrap_or(dtype);
+    let chunk = args.prefill_chunk.unwrap_or(backend.prefill_chunk());
+    let needs = room(&backend, &request(&backend, &shape, [dtype, kv_dtype], plan.context, chunk))?;
     let bandwidth = backend.read_bandwidth().ok();
     let name = source.name.clone();
     let start = Instant::now();
-    let model = source.load(&backend, Some(dtype), &cancel)?;
+    let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(kv_dtype), Some(chunk));
+    let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
+    let model = source.load(&backend, options, &cancel)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut report = Report { load_seconds, ..about(&model, name, needs, &plan) };
     print(&report.heading())?;
@@ -138,17 +143,20 @@ struct Needs {
     model: u64,
 }
 
+fn request<'s>(
+    backend: &Backend,
+    shape: &'s ModelShape,
+    [dtype, kv_dtype]: [DType; 2],
+    context: usize,
+    prefill_chunk: usize,
+) -> EstimateRequest<'s> {
+    let activation_bytes = activation_bytes(backend, dtype);
+    let (dtype, kv_dtype) = (weight_dtype(dtype), weight_dtype(kv_dtype));
+    EstimateRequest { shape, dtype, kv_dtype, context, batch: 1, prefill_chunk, activation_bytes }
+}
+
 /// Refuses what does not fit into the memory that is free.
-fn room(backend: &Backend, shape: &ModelShape, dtype: DType, context: usize) -> Result<Needs, Failure> {
-    let request = EstimateRequest {
-        shape,
-        dtype: weight_dtype(dtype),
-        kv_dtype: weight_dtype(dtype),
-        context,
-        batch: 1,
-        prefill_chunk: backend.prefill_chunk(),
-        activation_bytes: activation_bytes(backend, dtype),
-    };
+fn room(backend: &Backend, request: &EstimateRequest<'_>) -> Result<Needs, Failure> {
     let device = OnBackend(backend);
     if let Some(available) = source::available(backend) {
         let fit = request.fit_on(&device, available)?;

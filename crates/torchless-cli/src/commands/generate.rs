@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use torchless::{Backend, FinishReason, GenerateOptions, GenerationStats, KernelBackend, Session};
+use torchless::{
+    Backend, FinishReason, GenerateOptions, GenerationStats, KernelBackend, LoadOptions, Session,
+};
 
 use crate::args::GenerateArgs;
 use crate::failure::Failure;
@@ -30,7 +32,8 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let start = Instant::now();
     let backend = source::backend(&args.device)?;
     let name = source.name.clone();
-    let model = source.load(&backend, args.dtype.dtype.dtype(), &cancel)?;
+    let options = LoadOptions { dtype: args.dtype.dtype.dtype(), ..LoadOptions::default() };
+    let model = source.load(&backend, options, &cancel)?;
     let mut session = model.session(context)?;
     let seconds = start.elapsed().as_secs_f64();
     output::note(&format!(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use torchless::{Backend, DType, GenerateOptions, Model};
+use torchless::{Backend, DType, GenerateOptions, LoadOptions, Model};
 
 use crate::args::VerifyArgs;
 use crate::failure::Failure;
@@ -20,7 +20,8 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let cancel = interrupt::listen();
     let backend = source::backend(&args.device)?;
     let name = source.name.clone();
-    let model = source.load(&backend, args.dtype.dtype.dtype(), &cancel)?;
+    let options = LoadOptions { dtype: args.dtype.dtype.dtype(), ..LoadOptions::default() };
+    let model = source.load(&backend, options, &cancel)?;
     let dtype = model.dtype();
     let tolerance = tolerance(dtype);
     print(&format!(

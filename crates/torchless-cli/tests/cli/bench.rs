@@ -109,6 +109,19 @@ fn a_prompt_that_fills_the_context_has_no_first_token() {
 }
 
 #[test]
+fn cache_and_chunk_are_what_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json");
+    let asked = ["--kv-dtype", "f16", "--prefill-chunk", "16", "--json", json.to_str().unwrap()];
+    torchless(QUICK.iter().chain(&asked)).ok();
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!([&report["dtype"], &report["kv_dtype"]], ["bf16", "f16"]);
+    assert_eq!(report["prefill_chunk"], 16);
+    let ratio = report["high_water_bytes"].as_f64().unwrap() / report["estimated_bytes"].as_f64().unwrap();
+    assert!((0.99..1.01).contains(&ratio), "{ratio}");
+}
+
+#[test]
 fn a_folder_keeps_its_stored_type() {
     let model = tiny_arg();
     let text = torchless(QUICK.iter().chain(&["--model", &model])).ok();
@@ -166,6 +179,8 @@ fn wrong_values_are_usage_errors() {
         ("--repeat", "0"),
         ("--context", "0"),
         ("--context", "2000"),
+        ("--kv-dtype", "u32"),
+        ("--prefill-chunk", "0"),
         ("--dtype", "u32"),
     ] {
         torchless(["bench", &format!("{option}={value}")]).fails(2, &[option]);
