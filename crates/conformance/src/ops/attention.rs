@@ -68,8 +68,14 @@ pub fn reference(
 const PROMPT_HEADS: &[(usize, usize, usize)] =
     &[(9, 1, 40), (3, 1, 64), (7, 1, 80), (4, 2, 96), (8, 2, 128), (12, 1, 128), (2, 2, 256)];
 
-/// Heads of caches as long as models go.
-const LONG_HEADS: &[(usize, usize, usize)] = &[(2, 1, 40), (4, 1, 128), (12, 1, 64), (2, 1, 256)];
+/// Heads, rows and window at the end of a cache as long as models go.
+const LONG: &[((usize, usize, usize), usize, Option<usize>)] = &[
+    ((2, 1, 40), 1, None),
+    ((4, 1, 128), 1, None),
+    ((4, 1, 128), 17, Some(2000)),
+    ((12, 1, 64), 1, None),
+    ((2, 1, 256), 1, Some(9000)),
+];
 
 const LONGEST: usize = 32_768;
 
@@ -125,16 +131,9 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
             let heads = Heads { n_heads: 2, n_kv_heads: 1, head_dim: 64 };
             check(&mut run, types, (heads, None), 8200, &consecutive(8191, 2))?;
             check(&mut run, types, (heads, Some(4096)), 8200, &consecutive(8191, 2))?;
-            for heads in LONG_HEADS {
-                for (rows, window) in [(1, None), (1, Some(4096)), (17, Some(20_000))] {
-                    check(
-                        &mut run,
-                        types,
-                        (heads_of(*heads), window),
-                        LONGEST,
-                        &consecutive(LONGEST - rows, rows),
-                    )?;
-                }
+            for (heads, rows, window) in LONG {
+                let at = consecutive(LONGEST - rows, *rows);
+                check(&mut run, types, (heads_of(*heads), *window), LONGEST, &at)?;
             }
             for heads in PROMPT_HEADS {
                 let heads = heads_of(*heads);
