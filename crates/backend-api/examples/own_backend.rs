@@ -287,7 +287,7 @@ fn main() -> Result<()> {
         v: Mat::new(&v),
         heads,
         window: None,
-        at: At { positions: Mat::vector(&positions), first: Some(0) },
+        at: At { positions: Mat::vector(&positions), first: Some(0), distinct: false },
         out: MatMut::new(&mut out),
         scratch: MatMut::new(&mut scratch),
     };

@@ -195,8 +195,8 @@ pub trait KernelBackend: Send + Sync + Sized {
     ) -> Result<()>;
 
     /// To how many rows a chunk of `rows` prompt tokens is padded so that chunks of about its length can share a captured
-    /// step; `None` where such a chunk is best issued as it is. Padding repeats the last token at its own position, and
-    /// positions come from the device alone.
+    /// step; `None` where such a chunk is best issued as it is. Padding takes the positions that follow, which nothing sees
+    /// before they are written again.
     fn chunk_rows(&self, _rows: usize) -> Option<usize> {
         None
     }

@@ -329,6 +329,8 @@ pub struct At<'a, T> {
     pub positions: Mat<'a, T>,
     /// Position of row 0 where the host knows it; the rows after it follow one by one. Absent while a step is captured.
     pub first: Option<usize>,
+    /// Whether the host promises that no two positions are equal, where it does not know the first.
+    pub distinct: bool,
 }
 
 impl<T> Clone for At<'_, T> {
@@ -337,6 +339,13 @@ impl<T> Clone for At<'_, T> {
     }
 }
 impl<T> Copy for At<'_, T> {}
+
+impl<T: DeviceTensor> At<'_, T> {
+    /// Whether no two positions are equal, as far as the host knows.
+    pub fn is_distinct(&self) -> bool {
+        self.distinct || self.first.is_some() || self.positions.n_cols() <= 1
+    }
+}
 
 impl<T> At<'_, T> {
     /// The position of row 0, for operations that are composed on the host.

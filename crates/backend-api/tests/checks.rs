@@ -141,7 +141,7 @@ fn apply_rope() {
     refuses(&["x", "cos", "sin", "positions", "out"], |m| {
         let (x, cos, sin) = (m.f("x", 2, 16), m.f("cos", 9, 4), m.f("sin", 9, 4));
         let (positions, mut out) = (m.u("positions", 2), m.f("out", 2, 16));
-        let at = At { positions: Mat::vector(&positions), first: None };
+        let at = At { positions: Mat::vector(&positions), first: None, distinct: false };
         let io = Io::Into(Mat::new(&x), MatMut::new(&mut out));
         done(ApplyRope { io, cos: Mat::new(&cos), sin: Mat::new(&sin), at, head_dim: 8 }.check())
     });
@@ -212,7 +212,7 @@ fn lookups() {
     });
     refuses(&["src", "dst", "positions"], |m| {
         let (src, mut dst, positions) = (m.f("src", 2, 4), m.f("dst", 9, 4), m.u("positions", 2));
-        let at = At { positions: Mat::vector(&positions), first: None };
+        let at = At { positions: Mat::vector(&positions), first: None, distinct: false };
         done(AppendRows { src: Mat::new(&src), dst: MatMut::new(&mut dst), at }.check())
     });
     refuses(&["id", "position"], |m| {
@@ -238,7 +238,7 @@ fn fused_attention() {
         let (q, k, v) = (m.f("q", 2, 32), m.f("k", 9, 16), m.f("v", 9, 16));
         let (positions, mut out, mut scratch) =
             (m.u("positions", 2), m.f("out", 2, 32), m.f("scratch", 4, 9));
-        let at = At { positions: Mat::vector(&positions), first: None };
+        let at = At { positions: Mat::vector(&positions), first: None, distinct: false };
         done(
             Attention {
                 q: Mat::new(&q),
@@ -258,7 +258,7 @@ fn fused_attention() {
         let (cos, sin, positions) = (m.f("cos", 9, 4), m.f("sin", 9, 4), m.u("positions", 2));
         let (mut qkv, mut k, mut v) = (m.f("qkv", 2, 64), m.f("k", 9, 16), m.f("v", 9, 16));
         let mut scratch = m.f("scratch", 2, 7);
-        let at = At { positions: Mat::vector(&positions), first: None };
+        let at = At { positions: Mat::vector(&positions), first: None, distinct: false };
         done(
             NormQkvRopeAppend {
                 x: Mat::new(&x),

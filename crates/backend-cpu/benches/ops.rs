@@ -117,7 +117,7 @@ impl Bench {
                 v: Mat::new(v),
                 heads,
                 window: None,
-                at: At { positions: Mat::vector(&positions), first: Some(first) },
+                at: At { positions: Mat::vector(&positions), first: Some(first), distinct: false },
                 out: MatMut::new(&mut out),
                 scratch: MatMut::new(&mut scratch),
             };

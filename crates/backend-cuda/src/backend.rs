@@ -309,11 +309,12 @@ impl KernelBackend for CudaBackend {
         self.owns("fill_random", dst)?;
         ops::fill_random(self, dst, seed, scale)
     }
-    /// So few rows that the kernels of a layer end faster than the host can issue them one by one, and that a row more or less
-    /// is nothing beside reading the weights.
+    /// So few rows that the kernels of a layer end about as fast as the host issues them, and that a row more or less is nothing
+    /// beside reading the weights: where tensor cores make products of two rows and more.
     fn chunk_rows(&self, rows: usize) -> Option<usize> {
-        const BUCKETS: [usize; 10] = [1, 2, 4, 8, 16, 32, 48, 64, 96, 128];
-        BUCKETS.into_iter().find(|bucket| rows <= *bucket).filter(|_| rows > 0)
+        const BUCKETS: [usize; 7] = [1, 16, 32, 48, 64, 96, 128];
+        let fast = self.inner.device.capability >= (8, 0);
+        BUCKETS.into_iter().find(|bucket| fast && (1..=*bucket).contains(&rows))
     }
     fn step(
         &self,

@@ -25,7 +25,7 @@ pub(crate) struct Card {
 }
 
 /// Rows of a prompt from which on products are not made a row at a time.
-const MANY: usize = 9;
+const MANY: usize = 2;
 
 /// The longest head of prompt attention on tensor cores.
 const MOST_PROMPT_HEAD: usize = 256;

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "launches")]
 
 use backend_api::ops::{self, Attention, ComputeAttentionScores, WeightedSumRows};
-use backend_api::{DType, Mat, Op, Result};
+use backend_api::{DType, Error, Mat, Op, Result};
 
 use crate::backend::COUNTERS;
 use crate::kernels::{
@@ -141,6 +141,11 @@ pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()>
 
 pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
     if op.heads.head_dim > attention::MOST_HEAD_DIM {
+        if dtype(&op.q) != DType::F32 {
+            let what = format!("heads of {} elements in {}", op.heads.head_dim, dtype(&op.q));
+            let supported = format!("up to {}, or weights in f32", attention::MOST_HEAD_DIM);
+            return Err(Error::Unsupported { what, supported });
+        }
         return ops::attention::compose(b, op);
     }
     let scalar = scalar("attention", &[("q", dtype(&op.q)), ("out", op.out.operand().dtype)])?;

@@ -163,7 +163,7 @@ pub(crate) fn append_rows(b: &B, op: AppendRows<'_, T>) -> Result<()> {
     let (scalar, stored) = (dtype(&src), dst.operand().dtype);
     let weight = if stored == DType::U32 { stored } else { weight("append_rows", "dst", scalar, stored)? };
     let (rows, cols, capacity) = (src.n_rows() as u64, src.n_cols() as u64, dst.n_rows() as u64);
-    let distinct = u32::from(at.first.is_some() || rows <= 1);
+    let distinct = u32::from(at.is_distinct());
     let ((src, src_stride), (positions, _)) = (read(&src), read(&at.positions));
     let (dst, dst_stride) = write(&mut dst);
     let launch = b.launch("append_rows", scalar, weight, kernels::append_rows::grid(rows))?;

@@ -129,8 +129,7 @@ pub(crate) fn attention(
 pub(crate) fn norm_qkv_rope_append(b: &CudaBackend, op: NormQkvRopeAppend<'_, CudaTensor>) -> Result<()> {
     let (scalar, stored) = (op.qkv.operand().dtype, op.k.operand().dtype);
     let typed = op.v.operand().dtype == stored && (stored == scalar || scalar == DType::F32);
-    let distinct = op.at.first.is_some() || op.x.n_rows() <= 1;
-    if !(typed && distinct && u32::try_from(op.heads.qkv_dim()).is_ok()) {
+    if !(typed && op.at.is_distinct() && u32::try_from(op.heads.qkv_dim()).is_ok()) {
         return front::compose(b, op);
     }
     let NormQkvRopeAppend { x, norm, eps, w, heads, cos, sin, at, mut qkv, mut k, mut v, mut scratch } = op;

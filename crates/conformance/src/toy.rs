@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use backend_api::ops::{
-    Add, AppendRows, ApplyRope, Argmax, Attention, ComputeAttentionScores, Embed, Matmul, Mul, RmsNorm,
-    Sample, Silu, Softmax, WeightLayout, WeightedSumRows,
+    Add, AppendRows, ApplyRope, Argmax, ComputeAttentionScores, Embed, Matmul, Mul, RmsNorm, Sample, Silu,
+    Softmax, WeightLayout, WeightedSumRows,
 };
 use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, Io, KernelBackend, Mat,
     MatMut, MemoryInfo, Op, Result, random, tensor_bytes,
 };
 
-use crate::host::{Host, decode, encode};
-use crate::ops::{argmax, attention, sample};
+use crate::host::{decode, encode};
+use crate::ops::{argmax, sample};
 
 /// Host memory that counts itself.
 #[derive(Debug)]
@@ -227,23 +227,6 @@ impl KernelBackend for ToyBackend {
         body(self, Some(first))
     }
 
-    /// Composed, unless prompts are padded: their positions are on the device alone.
-    fn attention(&self, op: Checked<Attention<'_, ToyTensor>>) -> Result<()> {
-        if self.multiple.is_none() {
-            return backend_api::ops::attention::compose(self, op.on(self.device)?);
-        }
-        let Attention { q, k, v, heads, window, at, out, .. } = self.begin(op)?;
-        let host = |m: &Mat<'_, ToyTensor>| Host {
-            rows: m.n_rows(),
-            cols: m.n_cols(),
-            dtype: m.tensor().dtype,
-            data: load(m),
-        };
-        let positions: Vec<u32> = load(&at.positions).into_iter().map(|p| p as u32).collect();
-        let want = attention::reference((&host(&q), &host(&k), &host(&v)), heads, window, &positions);
-        store(out, &want.iter().map(|w| w.value).collect::<Vec<_>>());
-        Ok(())
-    }
     fn chunk_rows(&self, rows: usize) -> Option<usize> {
         self.multiple.map(|multiple| rows.next_multiple_of(multiple))
     }

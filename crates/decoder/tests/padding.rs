@@ -42,23 +42,13 @@ const TURNS: [[usize; 2]; 6] = [[1, 1], [3, 4], [7, 2], [9, 14], [11, 13], [4, 2
 
 #[test]
 fn padding_changes_no_logits() {
-    let mut plain = session(ToyBackend::padding(1));
-    for multiple in [4, 8, 10, 11] {
+    let mut plain = session(ToyBackend::new());
+    for multiple in [1, 4, 8, 10, 11] {
         let mut padded = session(ToyBackend::padding(multiple));
         for turns in TURNS {
             let (want, got) = (all(&mut plain, turns), all(&mut padded, turns));
             assert_eq!(want.len(), CONTEXT);
             assert!(want == got, "{turns:?} padded to a multiple of {multiple}");
-        }
-    }
-}
-
-#[test]
-fn a_backend_that_takes_prompts_as_they_are_agrees() {
-    let (mut plain, mut padded) = (session(ToyBackend::new()), session(ToyBackend::padding(4)));
-    for turns in TURNS {
-        for (want, got) in all(&mut plain, turns).concat().iter().zip(all(&mut padded, turns).concat()) {
-            assert!((want - got).abs() < 1e-4, "{turns:?}: {want} and {got}");
         }
     }
 }

@@ -35,9 +35,8 @@ pub use backend_cpu::{CpuBackend, CpuTensor};
 #[cfg(feature = "cuda")]
 pub use backend_cuda::{CudaBackend, CudaBackendBuilder, CudaTensor, KernelSource};
 pub use decoder::{
-    Config, Family, FinishReason, GenerateOptions, Generation, GenerationStats,
-    LoadOptions, LoadReport, Model, ModelBytes, OnBackend, RopeScaling, Session, StopStrings, TextStream,
-    Token, Tokenizer,
+    Config, Family, FinishReason, GenerateOptions, Generation, GenerationStats, LoadOptions, LoadReport,
+    Model, ModelBytes, OnBackend, RopeScaling, Session, StopStrings, TextStream, Token, Tokenizer,
 };
 pub use init::{BackendOptions, Candidate, devices, init_backend, init_backend_with};
 pub use memory_estimate::{

@@ -47,7 +47,7 @@ impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for Io<'a, UnifiedTensor> {
 impl<'a, B: KernelBackend<Tensor: Any>> Lower<B> for At<'a, UnifiedTensor> {
     type To = At<'a, B::Tensor>;
     fn lower(self, backend: &B) -> Result<Self::To> {
-        Ok(At { positions: self.positions.lower(backend)?, first: self.first })
+        Ok(At { positions: self.positions.lower(backend)?, first: self.first, distinct: self.distinct })
     }
 }
 

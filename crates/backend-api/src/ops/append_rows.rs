@@ -48,6 +48,6 @@ pub(crate) fn append_rows<B: KernelBackend>(
     dst: &mut B::Tensor,
     positions: &B::Tensor,
 ) -> Result<()> {
-    let at = At { positions: Mat::vector(positions), first: None };
+    let at = At { positions: Mat::vector(positions), first: None, distinct: false };
     b.append_rows_into(AppendRows { src: Mat::new(src), dst: MatMut::new(dst), at }.check()?)
 }

@@ -52,7 +52,7 @@ pub(crate) fn apply_rope<B: KernelBackend>(
 ) -> Result<B::Tensor> {
     let mut out = b.alloc(x.shape(), x.dtype())?;
     let io = Io::Into(Mat::new(x), MatMut::new(&mut out));
-    let at = At { positions: Mat::vector(positions), first: None };
+    let at = At { positions: Mat::vector(positions), first: None, distinct: false };
     b.apply_rope_into(ApplyRope { io, cos: Mat::new(cos), sin: Mat::new(sin), at, head_dim }.check()?)?;
     Ok(out)
 }

@@ -60,7 +60,7 @@ fn attention(b: &CudaBackend, keys: usize, dtype: DType) -> Result<Work> {
             v: Mat::new(v),
             heads: HEADS,
             window: None,
-            at: At { positions: Mat::vector(&positions), first: None },
+            at: At { positions: Mat::vector(&positions), first: None, distinct: false },
             out: MatMut::new(&mut out),
             scratch: MatMut::new(&mut scratch),
         };

@@ -58,7 +58,7 @@ fn apply_rope(b: &CudaBackend, dtype: DType) -> Result<Work> {
     let positions = HostTensor::from_vec(&[ROWS], (0..ROWS as u32).collect())?;
     let positions = b.to_device(&positions)?;
     one_input(b, dtype, move |b, io| {
-        let at = At { positions: Mat::vector(&positions), first: None };
+        let at = At { positions: Mat::vector(&positions), first: None, distinct: false };
         let op = ApplyRope { io, cos: Mat::new(&cos), sin: Mat::new(&sin), at, head_dim: HEAD_DIM };
         issue(op, |op| b.apply_rope_into(op))
     })

@@ -57,7 +57,7 @@ fn append_rows(b: &CudaBackend, dtype: DType) -> Result<Work> {
     Ok(Work::new(n, move |b, i| {
         let place = i % (CONTEXT / PROMPT) * PROMPT;
         let positions = Mat::vector(&positions).cols(place..place + PROMPT)?;
-        let at = At { positions, first: Some(place) };
+        let at = At { positions, first: Some(place), distinct: false };
         let dst = MatMut::new(&mut caches[i / (CONTEXT / PROMPT)]);
         issue(AppendRows { src: Mat::new(&sources[i]), dst, at }, |op| b.append_rows_into(op))
     }))

@@ -88,7 +88,7 @@ impl<T: backend_api::DeviceTensor> Tiny<T> {
     /// Issues one step: the id at the position on the device gives the next.
     pub(super) fn issue<B: KernelBackend<Tensor = T>>(&mut self, b: &B, first: Option<usize>) -> Result<()> {
         let [norm, ffn_norm, last_norm] = &self.norms;
-        let at = At { positions: Mat::vector(&self.position), first };
+        let at = At { positions: Mat::vector(&self.position), first, distinct: false };
         let ids = Mat::vector(&self.id);
         b.embed_into(Embed { table: Mat::new(&self.table), ids, out: MatMut::new(&mut self.x) }.check()?)?;
         let front = NormQkvRopeAppend {

@@ -89,7 +89,7 @@ fn check<B: KernelBackend>(
             run.case(&case, &format!("first {first:?}, {place:?}"), |b| {
                 let (src_slot, mut out) = (Slot::new(b, &src, *place)?, Slot::new(b, &dst, *place)?);
                 let index = Slot::new(b, &Host::index(positions), *place)?;
-                let at = At { positions: index.mat()?, first };
+                let at = At { positions: index.mat()?, first, distinct: false };
                 b.append_rows_into(AppendRows { src: src_slot.mat()?, dst: out.mat_mut()?, at }.check()?)?;
                 let got = out.surroundings(b, "dst")?;
                 judge(&src, &dst, positions, &got)

@@ -95,7 +95,7 @@ fn check<B: KernelBackend>(
             run,
             &case,
             |io, t| {
-                let at = At { positions: t[2], first };
+                let at = At { positions: t[2], first, distinct: false };
                 b.apply_rope_into(ApplyRope { io, cos: t[0], sin: t[1], at, head_dim }.check()?)
             },
             |t| b.apply_rope(t[0], t[1], t[2], t[3], head_dim),

@@ -68,8 +68,10 @@ pub fn reference(
 const PROMPT_HEADS: &[(usize, usize, usize)] =
     &[(9, 1, 40), (3, 1, 64), (7, 1, 80), (4, 2, 96), (8, 2, 128), (12, 1, 128), (2, 2, 256)];
 
+type Long = ((usize, usize, usize), usize, Option<usize>);
+
 /// Heads, rows and window at the end of a cache as long as models go.
-const LONG: &[((usize, usize, usize), usize, Option<usize>)] = &[
+const LONG: &[Long] = &[
     ((2, 1, 40), 1, None),
     ((4, 1, 128), 1, None),
     ((4, 1, 128), 17, Some(2000)),
@@ -187,7 +189,7 @@ fn check<B: KernelBackend>(
             v: v.mat()?,
             heads,
             window,
-            at: At { positions: index.mat()?, first },
+            at: At { positions: index.mat()?, first, distinct: false },
             out: out.mat_mut()?,
             scratch: scratch.mat_mut()?,
         };

@@ -106,7 +106,7 @@ pub(super) fn append_rows<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), 
         let bytes: Vec<u8> = (first as u32..).take(4).flat_map(u32::to_ne_bytes).collect();
         let mut positions = b.alloc(&[4], DType::U32)?;
         b.write(&mut positions, 0, &bytes)?;
-        let at = At { positions: Mat::vector(&positions), first: Some(first) };
+        let at = At { positions: Mat::vector(&positions), first: Some(first), distinct: false };
         let op = AppendRows { src: Mat::new(&src), dst: MatMut::new(&mut cache), at };
         b.append_rows_into(op.check()?)?;
         check(b, &cache, Judge::Bits, |i| match i.checked_sub(first * COLS) {

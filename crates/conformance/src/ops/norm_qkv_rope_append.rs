@@ -170,7 +170,7 @@ fn run_at<B: KernelBackend>(
         heads: *heads,
         cos: cos.mat()?,
         sin: sin.mat()?,
-        at: At { positions: index.mat()?, first },
+        at: At { positions: index.mat()?, first, distinct: false },
         qkv: qkv.mat_mut()?,
         k: k.mat_mut()?,
         v: v.mat_mut()?,

@@ -137,7 +137,7 @@ impl KernelBackend for Wrong {
             _ => self.moved(&at, |p| p)?,
         };
         let kept = if self.is(F::AppendSkipsLastRow) { rows.saturating_sub(1) } else { rows };
-        let at = At { positions: Mat::new(&positions).cols(0..kept)?, first: None };
+        let at = At { positions: Mat::new(&positions).cols(0..kept)?, first: None, distinct: false };
         self.toy.append_rows_into(AppendRows { src: src.rows(0..kept)?, dst, at }.check()?)
     }
 
@@ -150,7 +150,7 @@ impl KernelBackend for Wrong {
         let inside = |p: f64| if self.is(F::RopeKeepsRowsOutside) { p.min(last) } else { p };
         let positions = self.moved(&at, inside)?;
         if !self.is(F::RopeNeighbours) {
-            let at = At { positions: Mat::new(&positions), first: None };
+            let at = At { positions: Mat::new(&positions), first: None, distinct: false };
             return self
                 .toy
                 .apply_rope_into(ApplyRope { io, cos, sin: Mat::new(&sines), at, head_dim }.check()?);
@@ -204,7 +204,7 @@ impl KernelBackend for Wrong {
         let Embed { table, ids, out } = op.on(self.device())?;
         let last = (table.n_rows() as f64 - 1.0).max(0.0);
         let inside = |id: f64| if self.is(F::EmbedKeepsRowsOutside) { id.min(last) } else { id };
-        let ids = self.moved(&At { positions: ids, first: None }, inside)?;
+        let ids = self.moved(&At { positions: ids, first: None, distinct: false }, inside)?;
         self.toy.embed_into(Embed { table, ids: Mat::new(&ids), out }.check()?)
     }
 

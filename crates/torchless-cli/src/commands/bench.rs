@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use torchless::{
-    Backend, DType, EstimateRequest, KernelBackend, LoadOptions, Model, ModelShape,
-    OnBackend,
-};
+use torchless::{Backend, DType, EstimateRequest, KernelBackend, LoadOptions, Model, ModelShape, OnBackend};
 
 use crate::args::BenchArgs;
 use crate::bench::{Bench, OutputFile, Report, svg};

@@ -1,10 +1,7 @@
 //! `torchless estimate`.
 
 use serde::Serialize;
-use torchless::{
-    DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, OnBackend,
-    init_backend,
-};
+use torchless::{DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, OnBackend, init_backend};
 
 use crate::args::EstimateArgs;
 use crate::failure::Failure;

@@ -147,7 +147,7 @@ fn the_longest_context_can_be_filled() {
     }
 }
 
-/// The first short prompt of about a length is issued, the second captured, the others replayed; all give the same bits.
+/// Short prompts of about a length are issued at first, then captured and replayed; all give the same bits.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn short_prompts_are_captured_and_give_the_same_bits() {
@@ -156,7 +156,7 @@ fn short_prompts_are_captured_and_give_the_same_bits() {
         let options = LoadOptions { dtype: Some(dtype), kv_dtype: Some(cache), ..LoadOptions::default() };
         let model = Model::load(&backend, crate::FOLDER, &options).unwrap();
         let mut session = model.session(300).unwrap();
-        for (tokens, bucket) in [(1, 1), (3, 4), (8, 8), (9, 16), (33, 48), (100, 128), (128, 128)] {
+        for (tokens, bucket) in [(1, 1), (3, 16), (16, 16), (33, 48), (100, 128), (128, 128)] {
             let ids: Vec<u32> = ids(tokens + 3).iter().map(|id| id % 1000).collect();
             let mut once = || {
                 let before = backend.counters();
@@ -167,11 +167,13 @@ fn short_prompts_are_captured_and_give_the_same_bits() {
                 rows.extend(ids[tokens..].iter().map(|id| session.step_logits(*id).unwrap()));
                 (rows, after.captures - before.captures, after.replays - before.replays)
             };
-            let runs = [once(), once(), once(), once()];
+            let runs: Vec<_> = (0..6).map(|_| once()).collect();
             assert!(runs.iter().all(|run| run.0 == runs[0].0), "{dtype}, {cache}, {tokens} tokens");
-            let counted = runs.map(|run| (run.1, run.2));
-            let known = (tokens, bucket) == (128, 128);
-            let want = if known { [(0, 1); 4] } else { [(0, 0), (1, 0), (0, 1), (0, 1)] };
+            let counted: Vec<_> = runs.iter().map(|run| (run.1, run.2)).collect();
+            let want = match tokens == bucket && bucket > 1 {
+                true => [(0, 1); 6],
+                false => [(0, 0), (0, 0), (0, 0), (1, 0), (0, 1), (0, 1)],
+            };
             assert_eq!(counted, want, "{dtype}, {cache}, {tokens} tokens");
         }
     }
@@ -199,12 +201,11 @@ fn captured_prompts_are_not_slower() {
         };
         let mut captured = model.session(1000).unwrap();
         for tokens in [1, 7, 16, 20, 50, 100, 128, 200] {
-            first(&mut captured, tokens);
-            let again = first(&mut captured, tokens);
+            let again = (0..4).map(|_| first(&mut captured, tokens)).fold(0.0, f64::max);
             let replayed = median((0..9).map(|_| first(&mut captured, tokens)).collect());
             let issued = median((0..9).map(|_| first(&mut model.session(1000).unwrap(), tokens)).collect());
             println!(
-                "{} layers, {tokens} tokens: issued {issued:.3} ms, captured {again:.3}, replayed {replayed:.3}",
+                "{} layers, {tokens} tokens: issued {issued:.3} ms, slowest of the first {again:.3}, replayed {replayed:.3}",
                 shape.n_layers
             );
             assert!(replayed < 1.1 * issued, "{tokens} tokens: {replayed} ms replayed, {issued} issued");
