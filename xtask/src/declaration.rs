@@ -19,6 +19,9 @@ pub struct Declaration {
     pub targets: Vec<String>,
 }
 
+/// How CUDA declares a parameter that describes a matrix to the copy engine.
+const TENSOR_MAP: &str = "const __grid_constant__ TensorMap";
+
 /// A parameter of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Param {
@@ -29,11 +32,12 @@ pub struct Param {
 }
 
 impl Param {
-    /// Its type as PTX declares it.
+    /// Its type as PTX declares it; of an array with its length at the end, which PTX puts behind the name.
     pub fn ptx(&self) -> &'static str {
         match self.c.as_str() {
             "u32" => ".u32",
             "f32" => ".f32",
+            TENSOR_MAP => ".align 64 .b8[128]",
             _ => ".u64",
         }
     }
@@ -101,6 +105,7 @@ fn param(text: &str) -> Result<Param> {
         (Some(e), _, _) => format!("const {e}*"),
         (_, Some(e), _) => format!("{e}*"),
         (_, _, "u32" | "u64" | "f32") => rust.to_owned(),
+        (_, _, "TensorMap") => TENSOR_MAP.to_owned(),
         _ => return Err(format!("`{rust}` is no type of a kernel's parameter")),
     };
     Ok(Param { name: name.trim().to_owned(), c })

@@ -49,7 +49,10 @@ fn entry(ptx: &str) -> Option<String> {
 
 fn rendered(declared: &Declaration) -> String {
     let name = &declared.name;
-    let param = |(i, p): (usize, &crate::declaration::Param)| format!(".param {} {name}_param_{i}", p.ptx());
+    let param = |(i, p): (usize, &crate::declaration::Param)| {
+        let (of, length) = p.ptx().find('[').map_or((p.ptx(), ""), |at| p.ptx().split_at(at));
+        format!(".param {of} {name}_param_{i}{length}")
+    };
     let params: Vec<_> = declared.params.iter().enumerate().map(param).collect();
     format!("{name}( {} ) .maxntid {}, 1, 1", params.join(", "), declared.block)
 }

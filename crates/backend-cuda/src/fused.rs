@@ -7,7 +7,7 @@ use backend_api::{DType, Io, KernelBackend, Mat, Op, Result};
 use crate::kernels::{matmul_vec, norm_qkv_rope_append as front, norm_swiglu as swiglu, swiglu as silu_up};
 use crate::ops::{dtype, launched, scalar};
 use crate::tensor::{aligned, is_settled, read, write};
-use crate::{CudaBackend, CudaTensor, prefill};
+use crate::{CudaBackend, CudaTensor, prefill, tensor_cores};
 
 type B = CudaBackend;
 type T = CudaTensor;
@@ -97,10 +97,13 @@ pub(crate) fn norm_swiglu(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
     launched("norm_swiglu", unsafe { args.launch(launch) })
 }
 
-/// Norm, product, and then gate and up in one pass.
+/// Norm, and then product and SwiGLU in one or two passes.
 fn many_rows(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
     let NormSwiglu { x, norm, eps, w, mut out, mut scratch, mut gate_up } = op;
     b.rmsnorm_into(RmsNorm { io: Io::Into(x, scratch.by_ref()), weight: norm, eps }.check()?)?;
+    if tensor_cores::swiglu(b, &scratch.as_mat(), &w, &mut out)? {
+        return Ok(());
+    }
     let product = Matmul {
         x: scratch.as_mat(),
         w,

@@ -10,6 +10,7 @@ use cudarc::driver::sys;
 
 pub use crate::device::DriverError;
 use crate::device::{Device, driver};
+use crate::tensor_map::TensorMap;
 
 /// An element type as `.cu` files spell it.
 pub trait Element {
@@ -77,7 +78,7 @@ impl<'a, E> Out<'a, E> {
 
 /// A kernel's parameter: how CUDA spells it, how PTX declares it, where the driver finds it.
 pub trait Param {
-    /// Its type in PTX.
+    /// Its type in PTX; of an array with its length at the end, which PTX puts behind the name.
     const PTX: &'static str;
 
     /// Its type in CUDA.
@@ -128,6 +129,18 @@ macro_rules! by_value {
     )*};
 }
 by_value!(u32 => ".u32", u64 => ".u64", f32 => ".f32");
+
+impl Param for TensorMap {
+    const PTX: &'static str = ".align 64 .b8[128]";
+
+    fn c() -> String {
+        "const __grid_constant__ TensorMap".to_owned()
+    }
+
+    fn address(&self) -> *mut c_void {
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
+}
 
 /// What Rust launches.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,6 +27,7 @@ mod prefill;
 mod products;
 mod tensor;
 mod tensor_cores;
+mod tensor_map;
 
 pub use backend::CudaBackend;
 pub use backend_api::{

@@ -16,7 +16,7 @@ use cudarc::driver::sys::CUstream;
 use libloading::Library;
 
 pub(crate) use choice::By;
-pub(crate) use op::matmul;
+pub(crate) use op::{is_there, matmul};
 
 use crate::device::{Device, DeviceMemory, driver};
 use crate::libraries::{self, Here, Platform};

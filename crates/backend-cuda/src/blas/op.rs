@@ -33,6 +33,11 @@ pub(crate) fn matmul(
     }
 }
 
+/// Whether products of many rows go to the library; opens it.
+pub(crate) fn is_there(b: &CudaBackend) -> bool {
+    b.inner.blas.get(&b.inner.device, &b.inner.pool).is_ok()
+}
+
 fn gemm(
     x: &Mat<'_, CudaTensor>,
     w: &Mat<'_, CudaTensor>,

@@ -161,6 +161,10 @@ functions! {
     fn func_get_param_info = "cuFuncGetParamInfo"(
         function: CUfunction, index: usize, offset: *mut usize, size: *mut usize,
     );
+    fn tensor_map_encode_tiled = "cuTensorMapEncodeTiled"(
+        map: *mut c_void, element: c_uint, dimensions: c_uint, address: *mut c_void, sides: *const u64, steps: *const u64,
+        boxed: *const c_uint, every: *const c_uint, interleave: c_uint, swizzle: c_uint, promotion: c_uint, fill: c_uint,
+    );
     fn func_set_attribute = "cuFuncSetAttribute"(function: CUfunction, attribute: c_uint, value: c_int);
     fn launch_kernel_ex = "cuLaunchKernelEx"(
         config: *const CUlaunchConfig, function: CUfunction, params: *mut *mut c_void, extra: *mut *mut c_void,

@@ -29,6 +29,7 @@ pub mod sample;
 pub mod silu;
 pub mod softmax;
 pub mod swiglu;
+pub mod swiglu_wgmma;
 pub mod weighted_sum_rows;
 pub mod weighted_sum_rows_mma;
 
@@ -64,6 +65,7 @@ pub fn signatures() -> Vec<Signature> {
         silu::Args::signature(),
         softmax::Args::signature(),
         swiglu::Args::signature(),
+        swiglu_wgmma::Args::signature(),
         weighted_sum_rows::Args::signature(),
         weighted_sum_rows_mma::Args::signature(),
     ]

@@ -65,6 +65,7 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         (33, 96, 257),
         (64, 129, 64),
         (130, 256, 33),
+        (130, 72, 8500),
         (1, 4099, 5),
     ];
     for (types, shape) in run.grid(quick, full) {
