@@ -3,18 +3,18 @@
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
 // launch  grid = any number of blocks, which stride over tiles of 128 queries; block = 384; shared = 163840
-// needs   head_dim <= 128, a multiple of 8; every row of each operand aligned to 16 bytes; capacity + 128, rows * group < 2^32;
-//         out apart from the rest
-// how     a block takes tiles of 128 queries that share keys. Four warps copy queries, and keys and values of 128 keys at a
-//         time into a ring of four slots. Two groups of four warps take 64 queries each: scores by wgmma, a running maximum,
-//         weights rounded to 16 bits in registers, sums by wgmma. Scores are computed while the sums before them are, and
-//         products of one group while the other computes weights. Keys that no query sees are never read.
+// needs   head_dim <= 128, a multiple of 8; rows of each operand aligned to 16 bytes; capacity + 128, rows * group < 2^32; out
+//         apart from the rest; keys, values: maps of k, v as [capacity or less, n_kv_heads, head_dim], boxes [128, 1, 64]
+// how     a block takes tiles of 128 queries that share keys. Three warps copy queries; a thread has the copy engine bring
+//         keys, and values, of 128 keys at a time to a ring of four slots. Two groups of four warps take 64 queries each:
+//         scores by wgmma, a running maximum, weights rounded to 16 bits in registers, sums by wgmma. Scores are computed
+//         while the sums before them are, and products of one group while the other computes weights
 // cost    4 * head_dim operations per query and key; reads the keys and values of a tile once, from the cache at best
 
-#include "warps.cuh"
+#include "maps.cuh"
 #include "weigh.cuh"
 
-const u32 ROWS = 128, SLOTS = 4;
+const u32 ROWS = 128, SLOTS = 4, COPIERS = 96;
 
 // In shared memory: queries, then keys, values, keys, values, .. of all the tiles of the block.
 template <u32 DIM> struct Store {
@@ -27,26 +27,29 @@ template <u32 DIM> struct Store {
     __device__ static u32 steps(const Seen& seen) { return (seen.end - seen.begin + KEYS - 1) / KEYS; }
 };
 
-// Copies what tile number `turn` of the block needs, keys first; `item` counts what went through the ring.
-template <u32 DIM> __device__ inline void produce(const Store<DIM>& to, const Prompt& of, u32 first, u32 turn, u32& item) {
+struct Maps {
+    const TensorMap &keys, &values;
+};
+
+// What tile number `turn` of the block needs: queries, by three warps, and keys and values, by another; `item` counts those.
+template <u32 DIM> __device__ inline void copy_tile(const Store<DIM>& to, const Prompt& of, u32 first, u32 turn) {
+    to.queries.wait_empty(turn);
+    copy_queries<DIM, ROWS, COPIERS>(to.queries.slot(turn), of, first);
+    copies_end_group(), copies_wait<0>();
+    to.queries.fill(turn);
+}
+template <u32 DIM>
+__device__ inline void fetch_tile(const Store<DIM>& to, const Maps& maps, const Prompt& of, u32 first, u32& item) {
     const u32 KEYS = Store<DIM>::KEYS;
     Seen seen = bounds(of, first, ROWS).any;
-    u32 items = 2 * to.steps(seen);
-    to.queries.wait_empty(turn);
-    copy_queries<DIM, ROWS, 128>(to.queries.slot(turn), of, first);
-    copies_end_group();
-    for (u32 i = 0; i < items; i++, item++) {
-        u64 j = seen.begin + i / 2 * KEYS, stride = i % 2 ? of.v_stride : of.k_stride;
-        const weight* from = (i % 2 ? of.v : of.k) + j * stride + of.kv_head * of.head_dim;
+    for (u32 i = 0; i < 2 * to.steps(seen); i++, item++) {
         to.ring.wait_empty(item);
-        copy_panels<DIM, KEYS, 128>(to.ring.slot(item), from, stride, seen.end - j, of.head_dim);
-        copies_end_group();
-        copies_wait<1>();
-        if (i == 0) to.queries.fill(turn);
-        else to.ring.fill(item - 1);
+        if (threadIdx.x % 32 != 0) continue;
+        u32 full = to.ring.full + item % SLOTS * 8, slot = to.ring.slot(item), j = seen.begin + i / 2 * KEYS;
+        barrier_expect(full, KEYS * DIM * 2);
+        for (u32 c = 0; c < DIM; c += 64)
+            fetch(slot + c * KEYS * 2, i % 2 ? maps.values : maps.keys, c, of.kv_head, j, full);
     }
-    copies_wait<0>();
-    to.ring.fill(item - 1);
 }
 
 // Bits of this warp's queries that must be computed again.
@@ -110,15 +113,19 @@ __device__ inline u32 consume(const Store<DIM>& from, const Prompt& of, u32 firs
 }
 
 // By the role of four warps: copying, or computing.
-template <u32 DIM> __device__ inline void run(Prompt& of, u32 n_kv_heads, u32 barriers) {
+template <u32 DIM> __device__ inline void run(Prompt& of, const Maps& maps, u32 n_kv_heads, u32 barriers) {
     Store<DIM> store(barriers);
     // The same for all threads of a warp, as the compiler does not know of an index.
     u32 role = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), item = 0;
     if (role == 0) {
-        registers_shrink<56>();
-        return for_each_tile<ROWS>(of, n_kv_heads, [&](u32 first, u32 turn) { produce<DIM>(store, of, first, turn, item); });
+        registers_shrink<40>();
+        bool copies = __shfl_sync(0xffffffffu, threadIdx.x, 0) < COPIERS;
+        return for_each_tile<ROWS>(of, n_kv_heads, [&](u32 first, u32 turn) {
+            if (copies) copy_tile<DIM>(store, of, first, turn);
+            else fetch_tile<DIM>(store, maps, of, first, item);
+        });
     }
-    registers_grow<224>();
+    registers_grow<232>();
     if (role == 2) meeting_announce(1);
     for_each_tile<ROWS>(of, n_kv_heads, [&](u32 first, u32 turn) {
         u32 again = consume<DIM>(store, of, first, role - 1, turn, item);
@@ -129,13 +136,15 @@ template <u32 DIM> __device__ inline void run(Prompt& of, u32 n_kv_heads, u32 ba
 
 extern "C" __global__ void __launch_bounds__(384)
 attention_prefill_wgmma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride,
-                        const weight* v, u64 v_stride, const u32* positions, u64 rows, u64 capacity, u64 window,
+                        const weight* v, u64 v_stride, const __grid_constant__ TensorMap keys,
+                        const __grid_constant__ TensorMap values, const u32* positions, u64 rows, u64 capacity, u64 window,
                         u32 n_kv_heads, u32 group, u32 head_dim, f32 scale) {
     __shared__ u64 barriers[2 + 2 * SLOTS];
     u32 first = shared_address(barriers), i = threadIdx.x;
     Prompt of = {out, q, k, v, positions, out_stride, q_stride, k_stride, v_stride, capacity, window, (u32)rows, group,
                  head_dim, 0, scale};
-    if (i < 2 + 2 * SLOTS) barrier_init(first + i * 8, i == 0 || i - 2 < SLOTS ? 128 : 8);
+    if (i < 2 + 2 * SLOTS) barrier_init(first + i * 8, i == 0 ? COPIERS : i - 2 < SLOTS ? 1 : 8);
+    show_copies_to_products();
     __syncthreads();
-    run<128>(of, n_kv_heads, first);
+    run<128>(of, {keys, values}, n_kv_heads, first);
 }

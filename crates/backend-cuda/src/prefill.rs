@@ -4,12 +4,13 @@
 use backend_api::ops::{
     Attention, Matmul, NormQkvRopeAppend, RmsNorm, WeightLayout, norm_qkv_rope_append as front,
 };
-use backend_api::{DType, Io, KernelBackend, Op, Result};
+use backend_api::{DType, Error, Io, KernelBackend, Mat, Op, Result};
 
 use crate::device::Device;
 use crate::kernels::{attention_prefill_mma as mma, attention_prefill_wgmma as wgmma, rope_append};
 use crate::ops::launched;
 use crate::tensor::{aligned, read, write};
+use crate::tensor_map::TensorMap;
 use crate::{CudaBackend, CudaTensor};
 
 /// A kernel for such an operation, and the blocks of its launch.
@@ -68,12 +69,20 @@ pub(crate) fn attention(
     let Attention { q, k, v, heads, window, at, mut out, .. } = op;
     let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
     let window = window.map_or(u64::MAX, |w| w as u64);
+    // Keys behind those of the last row have not been written, as far as the host knows.
+    let written = at.first.map_or(k.n_rows(), |first| first.saturating_add(q.n_rows()));
+    let map = |m: &Mat<'_, CudaTensor>| TensorMap::of_heads(m, heads.head_dim, written, wgmma::KEYS);
+    let maps = [map(&k), map(&v)];
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
     let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
     let (head_dim, scale) = (heads.head_dim as u32, heads.scale());
     let done = match kernel {
         Kernel::Wgmma(grid) => {
+            let [Some(keys), Some(values)] = maps else {
+                let reason = "the driver describes no cache to the copy engine".into();
+                return Err(Error::Backend { backend: "cuda".into(), op: "attention".into(), reason });
+            };
             let launch = b.launch("attention_prefill_wgmma", scalar, weight, grid)?;
             let args = wgmma::Args {
                 out,
@@ -84,6 +93,8 @@ pub(crate) fn attention(
                 k_stride,
                 v,
                 v_stride,
+                keys,
+                values,
                 positions,
                 rows,
                 capacity,

@@ -97,12 +97,12 @@ pub(crate) fn matmul(b: &CudaBackend, op: Matmul<'_, CudaTensor>, kernel: Kernel
     launched("matmul", done)
 }
 
-/// Rows from which on tiles of them are worth it.
-const LEAST_ROWS: usize = 16;
+/// Rows from which on both blocks of a cluster have some.
+const LEAST_ROWS: usize = 129;
 
-/// The share of the time for which multiprocessors must be busy for a product that goes on to SwiGLU to beat cuBLAS's, which
-/// has more shapes of tiles, followed by a kernel of its own: 4 % faster with 97 % of 14336 outputs, 8 % slower with 85 %.
-const BUSY: f64 = 0.95;
+/// The share of work in outputs from which on a product that goes on to SwiGLU beats cuBLAS's, which has more shapes of tiles,
+/// followed by a kernel of its own: with 97 % it is 5 % faster, with 85 % it was 8 % slower.
+const USEFUL: f64 = 0.93;
 
 /// `silu(x · gateᵀ) · (x · upᵀ)` in one kernel, with gate and up one after the other in `w`; false if there is none for the
 /// types and the card, or two are faster, having queued nothing.
@@ -118,15 +118,18 @@ pub(crate) fn swiglu(
     let sized = x.n_rows() >= LEAST_ROWS && x.n_cols() > 0 && i32::try_from(w.n_rows()).is_ok();
     let (m, ffn, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
     let grid = swiglu_wgmma::grid(m, ffn, device.multiprocessors);
-    let Some((grid, busy)) = grid.filter(|_| device.capability == (9, 0) && typed && sized) else {
+    let Some((grid, useful)) = grid.filter(|_| device.capability == (9, 0) && typed && sized) else {
         return Ok(false);
     };
-    if busy < BUSY && blas::is_there(b) {
+    if useful < USEFUL && blas::is_there(b) {
         return Ok(false);
     }
-    let maps = [x, w].map(|m| TensorMap::new(m, swiglu_wgmma::TILE));
-    let [Some(x), Some(w)] = maps else { return Ok(false) };
-    let launch = b.launch("swiglu_wgmma", scalar, scalar, grid)?;
+    let [rows, outputs] = swiglu_wgmma::BOXES;
+    let (Some(x), Some(w)) = (TensorMap::new(x, rows), TensorMap::new(w, outputs)) else {
+        return Ok(false);
+    };
+    let mut launch = b.launch("swiglu_wgmma", scalar, scalar, grid)?;
+    launch.cluster = swiglu_wgmma::CLUSTER;
     let (out, out_stride) = write(out);
     let args = swiglu_wgmma::Args { out, out_stride, x, w, m, ffn, k };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent; the maps are made of two of

@@ -25,31 +25,47 @@ const FILL_WITH_ZEROS: u32 = 0;
 impl TensorMap {
     /// A matrix in boxes of `rows` rows by 64 columns; none where the engine, or the driver, does not take it.
     pub(crate) fn new(m: &Mat<'_, CudaTensor>, rows: u32) -> Option<Self> {
+        let (_, step) = read::<u32>(m);
+        Self::encode(m, [m.n_cols() as u64, m.n_rows() as u64], [step], [COLUMNS, rows])
+    }
+
+    /// The first `n` rows of a matrix of heads, in boxes of `rows` rows by 64 columns of a head.
+    pub(crate) fn of_heads(m: &Mat<'_, CudaTensor>, head_dim: usize, n: usize, rows: u32) -> Option<Self> {
+        let (_, step) = read::<u32>(m);
+        let heads = m.n_cols().checked_div(head_dim)?;
+        let sides = [head_dim as u64, heads as u64, n.min(m.n_rows()) as u64];
+        Self::encode(m, sides, [head_dim as u64, step], [COLUMNS, 1, rows])
+    }
+
+    /// Sides and box, the fastest first, and the elements from one to the next in all dimensions but that.
+    fn encode<const N: usize, const STEPS: usize>(
+        m: &Mat<'_, CudaTensor>,
+        sides: [u64; N],
+        steps: [u64; STEPS],
+        boxed: [u32; N],
+    ) -> Option<Self> {
+        const { assert!(STEPS + 1 == N) }
         let of = match m.tensor().dtype {
             DType::F16 => F16,
             DType::BF16 => BF16,
             _ => return None,
         };
-        let window = m.window();
-        let bytes = |columns: usize| m.tensor().dtype.bytes(columns).map(|bytes| bytes as u64);
-        let (_, step) = read::<u32>(m);
-        let (sides, steps) = ([m.n_cols() as u64, m.n_rows() as u64], [bytes(usize::try_from(step).ok()?)?]);
-        let (boxed, every) = ([COLUMNS, rows], [1, 1]);
+        let steps = steps.map(|step| step.saturating_mul(2));
         let mut map = Self([0; 16]);
-        let address = m.tensor().at(window.offset) as *mut std::ffi::c_void;
+        let address = m.tensor().at(m.window().offset) as *mut std::ffi::c_void;
         #[expect(unsafe_code, reason = "a call of the driver")]
-        // SAFETY: the driver writes the map, and reads as many sides and steps as there are dimensions; it refuses what the
-        // engine could not take, and touches no memory of the device.
+        // SAFETY: the driver writes the map, and reads N sides and N - 1 steps; it refuses what the engine could not take, and
+        // touches no memory of the device.
         let made = unsafe {
             driver::tensor_map_encode_tiled(
                 std::ptr::from_mut(&mut map).cast(),
                 of,
-                2,
+                N as u32,
                 address,
                 sides.as_ptr(),
                 steps.as_ptr(),
                 boxed.as_ptr(),
-                every.as_ptr(),
+                [1; N].as_ptr(),
                 NOT_INTERLEAVED,
                 SWIZZLE_128B,
                 PROMOTE_TO_L2_256B,

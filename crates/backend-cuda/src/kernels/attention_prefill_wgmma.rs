@@ -2,6 +2,7 @@
 
 use super::grid::exact;
 use crate::launch::{In, Out, Scalar, Weight, kernel};
+use crate::tensor_map::TensorMap;
 
 kernel! {
     /// Causal attention over the cache on Hopper's tensor cores, for many rows; `window` is `u64::MAX` to see all.
@@ -14,6 +15,8 @@ kernel! {
         k_stride: u64,
         v: In<'a, Weight>,
         v_stride: u64,
+        keys: TensorMap,
+        values: TensorMap,
         positions: In<'a, u32>,
         rows: u64,
         capacity: u64,
@@ -28,6 +31,9 @@ kernel! {
     types = "f16-f16 bf16-bf16",
     targets = "compute_90a",
 }
+
+/// Keys that the copy engine takes at a time.
+pub const KEYS: u32 = 128;
 
 /// Queries that a block takes.
 const TILE: u32 = 128;

@@ -16,21 +16,26 @@ kernel! {
         k: u64,
     ),
     block = 384,
-    shared = 231488,
+    shared = 211008,
     types = "f16-f16 bf16-bf16",
     targets = "compute_90a",
 }
 
-/// Rows and outputs of a tile, and rows that the copy engine takes at a time.
-pub const TILE: u32 = 128;
+/// Rows of a box of `x`, and of one of `w`: what a block, and a cluster of two, takes at a time.
+pub const BOXES: [u32; 2] = [128, 112];
 
-/// Blocks of a launch on a card with this many multiprocessors, each of which runs one, and the share of the time for which
-/// all of them have a tile; none if there are too many tiles.
+/// Blocks of a cluster.
+pub const CLUSTER: u32 = 2;
+
+/// Blocks of a launch on a card with this many multiprocessors, each of which runs one, and the share of their work that goes
+/// into outputs, not into what tiles have beyond them or into waiting for the last ones; none if there are too many tiles.
 pub fn grid(m: u64, ffn: u64, multiprocessors: u32) -> Option<(u32, f64)> {
-    let tiles = exact(m.div_ceil(TILE.into()).checked_mul(ffn.div_ceil(TILE.into()))?)?;
-    let blocks = tiles.min(multiprocessors.max(1));
-    let turns = tiles.div_ceil(multiprocessors.max(1)).max(1);
-    Some((blocks, f64::from(tiles) / f64::from(turns) / f64::from(multiprocessors.max(1))))
+    let [rows, outputs] = BOXES.map(u64::from);
+    let tiles = exact(m.div_ceil(2 * rows).checked_mul(ffn.div_ceil(outputs))?)?;
+    let clusters = (multiprocessors / CLUSTER).max(1);
+    let turns = tiles.div_ceil(clusters).max(1);
+    let done = f64::from(turns) * f64::from(clusters) * (2 * rows * outputs) as f64;
+    Some((tiles.min(clusters) * CLUSTER, m as f64 * ffn as f64 / done))
 }
 
 #[cfg(test)]
@@ -38,11 +43,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_turn_leaves_blocks_idle() {
+    fn tiles_beyond_the_outputs_and_a_short_last_turn_are_waste() {
         let share = |m, ffn| grid(m, ffn, 132).map(|(blocks, share)| (blocks, (share * 100.0).round()));
         assert_eq!(share(0, 14336), Some((0, 0.0)));
-        assert_eq!(share(16, 300), Some((3, 2.0)));
-        assert_eq!(share(512, 14336), Some((132, 85.0)));
+        assert_eq!(share(16, 300), Some((6, 0.0)));
+        assert_eq!(share(512, 14336), Some((132, 97.0)));
+        assert_eq!(share(700, 14336), Some((132, 88.0)));
         assert_eq!(share(2048, 14336), Some((132, 97.0)));
         assert_eq!(share(u64::MAX, 14336), None);
     }
