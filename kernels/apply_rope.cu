@@ -2,53 +2,69 @@
 //             and out[i + h] = x[i + h] cos[p, i] + x[i] sin[p, i]
 //
 // shape   out, x: [rows, cols], cols a multiple of head_dim   cos, sin: [table_rows, h]   positions: [rows]
-// launch  grid = pieces of 2048 pairs, or less: blocks stride over them; block = 256
+// launch  grid = rows, or as many short ones to a block as it has threads for, or less: blocks stride over rows; block = 256
 // needs   out is x itself or apart from it; head_dim even
-// how     one thread per eight pairs; a row whose position lies outside the tables becomes NaN
+// how     one thread per eight pairs; the threads of a row go along it, so that its position and tables stay at hand. A row
+//         whose position lies outside the tables becomes NaN
 // cost    moves 2 * rows * cols elements, and the tables' rows from the cache
 
 #include "common.cuh"
 
-struct Tables {
-    const f32 *cos, *sin;  // of the row's position
-    bool inside;
-};
-
-// Turns up to eight pairs that belong to one head.
-__device__ inline void turn(scalar* to, const scalar* from, u64 half, Tables at, u64 i, u32 n, bool wide) {
-    f32 a[8], b[8], cosines[8], sines[8];
-    load8(from, n, wide, a);
-    load8(from + half, n, wide, b);
-    load8(at.cos + i, at.inside ? n : 0, wide, cosines);
-    load8(at.sin + i, at.inside ? n : 0, wide, sines);
+// Turns eight pairs that begin at multiples of 16 bytes, as do their cosines and sines.
+__device__ inline void turn_eight(scalar* to, const scalar* from, u32 half, const f32* cos, const f32* sin) {
+    Eight<scalar> first = hold8(from, 8, true), second = hold8(from + half, 8, true);
+    f32 a[8], b[8];
+    unpack(first, a), unpack(second, b);
 #pragma unroll
-    for (u32 j = 0; j < 8; j++) {
-        f32 x1 = a[j], x2 = b[j];
-        a[j] = at.inside ? x1 * cosines[j] - x2 * sines[j] : not_a_number();
-        b[j] = at.inside ? x2 * cosines[j] + x1 * sines[j] : not_a_number();
+    for (u32 j = 0; j < 8; j += 4) {
+        float4 c = *(const float4*)(cos + j), s = *(const float4*)(sin + j);
+        f32 cosines[4] = {c.x, c.y, c.z, c.w}, sines[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+        for (u32 e = 0; e < 4; e++) {
+            f32 x1 = a[j + e], x2 = b[j + e];
+            a[j + e] = x1 * cosines[e] - x2 * sines[e];
+            b[j + e] = x2 * cosines[e] + x1 * sines[e];
+        }
     }
-    store8(to, n, wide, a);
-    store8(to + half, n, wide, b);
+    store8_wide(to, a), store8_wide(to + half, b);
+}
+
+// Turns the pairs first, first + step ... of a row one by one, or makes them NaN.
+__device__ inline void turn_each(scalar* to, const scalar* from, u64 half, u64 pairs, const f32* cos, const f32* sin,
+                                 bool inside, u32 first, u32 step) {
+#pragma unroll 1
+    for (u64 pair = first; pair < pairs; pair += step) {
+        u64 head, i;
+        divide(pair, half, head, i);
+        u64 low = 2 * pair - i;
+        f32 cosine = inside ? cos[i] : not_a_number(), sine = inside ? sin[i] : not_a_number();
+        f32 x1 = to_f32(from[low]), x2 = to_f32(from[low + half]);
+        store(to + low, x1 * cosine - x2 * sine);
+        store(to + low + half, x2 * cosine + x1 * sine);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
 apply_rope(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const f32* cos, u64 cos_stride, const f32* sin,
            u64 sin_stride, const u32* positions, u64 rows, u64 cols, u64 head_dim, u64 table_rows) {
     u64 half = head_dim / 2, pairs = cols / 2;
-    bool wide = half % 8 == 0 && aligned(x, x_stride, rows) && aligned(out, out_stride, rows)
+    bool wide = cols >> 32 == 0 && half % 8 == 0 && aligned(x, x_stride, rows) && aligned(out, out_stride, rows)
         && aligned(cos, cos_stride, table_rows) && aligned(sin, sin_stride, table_rows);
-    for_each_eight(rows, pairs, [=](u64 row, u64 first) {
-        u64 p = positions[row], head, i;
-        bool inside = p < table_rows;
-        Tables at = {cos + (inside ? p : 0) * cos_stride, sin + (inside ? p : 0) * sin_stride, inside};
+    u32 lanes = lanes_for((pairs + 7) / 8, blockDim.x), lane = threadIdx.x % lanes, high = blockDim.x / lanes;
+#pragma unroll 1
+    for (u64 row = (u64)blockIdx.x * high + threadIdx.x / lanes; row < rows; row += (u64)gridDim.x * high) {
+        u64 p = positions[row];
+        const f32 *cosines = cos + p * cos_stride, *sines = sin + p * sin_stride;
         const scalar* from = x + row * x_stride;
         scalar* to = out + row * out_stride;
-        divide(first, half, head, i);
-        if (wide) return turn(to + head * head_dim + i, from + head * head_dim + i, half, at, i, 8, true);
-#pragma unroll 1
-        for (u64 pair = first; pair < first + 8 && pair < pairs; pair++) {
-            turn(to + head * head_dim + i, from + head * head_dim + i, half, at, i, 1, false);
-            if (++i == half) i = 0, head++;
+        if (!wide || p >= table_rows) {
+            turn_each(to, from, half, pairs, cosines, sines, p < table_rows, lane, lanes);
+            continue;
         }
-    });
+#pragma unroll 1
+        for (u32 pair = lane * 8; pair < (u32)pairs; pair += lanes * 8) {
+            u32 i = pair % (u32)half, low = 2 * pair - i;
+            turn_eight(to + low, from + low, half, cosines + i, sines + i);
+        }
+    }
 }

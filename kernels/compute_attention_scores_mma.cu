@@ -2,52 +2,56 @@
 //
 // shape   q: [rows, heads * head_dim]   k: [keys, n_kv_heads * head_dim]   out: [rows * heads, keys]
 //         heads = n_kv_heads * group   rows by stride
-// launch  grid = ceil(keys / 8) * n_kv_heads / 8, or less: blocks stride; block = 256
+// launch  grid = ceil(keys / 8) * n_kv_heads / 8, or less, best as many as run at once: blocks stride; block = 256
 // needs   head_dim a multiple of 8; q and k aligned to 16 bytes in every row; out apart from q and k; to overlap, k must
 //         not be written by a kernel in flight
-// how     a warp takes eight keys of one head and, eight at a time, the queries that share it; sums in f32
+// how     a warp takes eight keys of one head, of which it keeps 128 columns, and, eight at a time, the queries that share
+//         it; scores of two neighbouring keys leave as one word where that is aligned. Sums in f32
 // cost    moves keys * n_kv_heads * head_dim elements of k, and q and out
 
 #include "common.cuh"
 #include "overlap.cuh"
 #include "mma.cuh"
 
-// Four pieces of a row, 32 columns apart, of those that lie below `left`.
-template <class E> __device__ inline void load_pieces(const E* p, u32 left, uint4 (&held)[4]) {
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) held[i] = i * 32 < left ? *(const uint4*)(p + i * 32) : make_uint4(0, 0, 0, 0);
+// Eight elements, or 0.
+template <class E> __device__ inline uint4 piece(const E* p, bool inside) {
+    return inside ? *(const uint4*)p : make_uint4(0, 0, 0, 0);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 compute_attention_scores_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride,
                              u64 rows, u64 keys, u32 n_kv_heads, u32 group, u32 head_dim, f32 scale) {
-    u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, left = head_dim - min(t * 8, head_dim);
+    u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     u64 items = (keys + 7) / 8 * n_kv_heads;
-    bool waited = false;
+    bool waited = false, paired = ((u64)out | out_stride * sizeof(scalar)) % 4 == 0;
+    const uint4 none = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
     for (u64 item = (u64)blockIdx.x * 8 + threadIdx.x / 32; item < items; item += (u64)gridDim.x * 8) {
         u64 kv_head, tile;
         divide(item, n_kv_heads, tile, kv_head);
         const weight* key = k + min(tile * 8 + g, keys - 1) * k_stride + kv_head * head_dim + t * 8;
-        uint4 held[4], a[4];
-        const uint4 none = make_uint4(0, 0, 0, 0);
-        load_pieces(key, left, held);
-        if (!waited) release_next(), await_previous(), waited = true;
-        for (u64 pair = g; pair < (rows * group + 7) / 8 * 8; pair += 8) {
-            u64 row, head, j = tile * 8 + 2 * t;
-            divide(pair, group, row, head);
-            head += kv_head * group;
-            f32 sums[4] = {};
-#pragma unroll 1
-            for (u32 c = 0; c < head_dim; c += 128) {
-                u32 rest = left - min(c, left);
-                if (head_dim > 128) load_pieces(key + c, rest, held);
-                load_pieces(q + row * q_stride + head * head_dim + t * 8 + c, row < rows ? rest : 0, a);
+        uint4 held[4];
 #pragma unroll
-                for (u32 i = 0; i < 4; i++) mma32(sums, a[i], none, held[i], weight());
-            }
-            scalar* to = out + (row * n_kv_heads * group + head) * out_stride + j;
-            if (row < rows && j < keys) store(to, sums[0] * scale);
-            if (row < rows && j + 1 < keys) store(to + 1, sums[1] * scale);
+        for (u32 i = 0; i < 4; i++) held[i] = piece(key + i * 32, t * 8 + i * 32 < head_dim);
+        if (!waited) release_next(), await_previous(), waited = true;
+#pragma unroll 1
+        for (u64 first = 0; first < rows * group; first += 8) {
+            u64 row, head;
+            divide(first + g, group, row, head);
+            u32 of = (u32)kv_head * group + (u32)head, reach = row < rows ? head_dim : 0;
+            const scalar* from = q + row * q_stride + (u64)of * head_dim + t * 8;
+            f32 sums[4] = {};
+#pragma unroll
+            for (u32 i = 0; i < 4; i++)
+                mma32(sums, piece(from + i * 32, t * 8 + i * 32 < reach), none, held[i], weight());
+#pragma unroll 1
+            for (u32 c = 128; c < head_dim; c += 32)
+                mma32(sums, piece(from + c, t * 8 + c < reach), none, piece(key + c, t * 8 + c < head_dim), weight());
+            u64 j = tile * 8 + 2 * t, left = reach && j < keys ? keys - j : 0;
+            scalar* to = out + (row * n_kv_heads * group + of) * out_stride + j;
+            if (paired && left > 1) *(u32*)to = pair(sums[0] * scale, sums[1] * scale, scalar());
+            if (left == 1 || !paired && left > 1) store(to, sums[0] * scale);
+            if (!paired && left > 1) store(to + 1, sums[1] * scale);
         }
     }
 }

@@ -18,20 +18,27 @@ struct Work {
     u32 kv_head, column, split;
 
     __device__ Work(u64 index, const Shape& s) {
-        u64 each = ((s.n + s.splits - 1) / s.splits + 31) / 32 * 32;
-        tile = index % s.tiles(), split = index / s.tiles();
-        column = tile % s.across() * COLUMNS, kv_head = tile / s.across() % s.n_kv_heads;
-        output = tile / s.across() / s.n_kv_heads * OUTPUTS;
+        u64 each, part, at, line, row, rest;
+        divide(s.n + s.splits - 1, s.splits, each, rest);
+        each = (each + 31) / 32 * 32;
+        divide(index, s.tiles(), part, tile);
+        divide(tile, s.across(), line, at);
+        split = part, column = at * COLUMNS;
+        divide(line, s.n_kv_heads, row, at);
+        kv_head = at, output = row * OUTPUTS;
         first = min(split * each, s.n), last = min(first + each, s.n);
     }
-    // The row of weights, and where in `out` output i begins.
+    // The row of weights of output i.
     __device__ u64 weights_row(const Shape& s, u32 i) const {
-        u64 pair = output + i;
-        return (pair / s.group * s.n_kv_heads + kv_head) * s.group + pair % s.group;
+        u64 row, head;
+        divide(output + i, s.group, row, head);
+        return (row * s.n_kv_heads + kv_head) * s.group + head;
     }
-    __device__ u64 out_row(const Shape& s, u32 i) const { return (output + i) / s.group; }
-    __device__ u64 out_column(const Shape& s, u32 i) const {
-        return (kv_head * s.group + (output + i) % s.group) * (u64)s.cols + column;
+    // Where in `out` it begins.
+    __device__ u64 out_at(const Shape& s, u32 i, u64 stride) const {
+        u64 row, head;
+        divide(output + i, s.group, row, head);
+        return row * stride + ((u64)kv_head * s.group + head) * s.cols + column;
     }
 };
 
@@ -40,19 +47,24 @@ __device__ inline void meet(f32 (*found)[OUTPUTS][COLUMNS], const Work& work, co
                             u64 out_stride, f32* partials, u32* counters) {
     __syncthreads();
     const u32 all = OUTPUTS * COLUMNS;
+    u32 real = min(s.m * s.group - work.output, (u64)OUTPUTS) * COLUMNS;
     f32 sums[all / 256];
+#pragma unroll
     for (u32 e = 0; e < all / 256; e++) {
         u32 at = threadIdx.x + e * 256;
+        if (at >= real) continue;
         sums[e] = 0.0f;
+#pragma unroll
         for (u32 warp = 0; warp < 8; warp++) sums[e] += (&found[warp][0][0])[at];
         if (s.splits > 1) partials[(work.tile * s.splits + work.split) * all + at] = sums[e];
     }
     bool mine = s.splits == 1 || last_of(counters + work.tile, s.splits);
-    for (u32 e = 0; e < all / 256 && mine; e++) {
+#pragma unroll
+    for (u32 e = 0; e < all / 256; e++) {
         u32 at = threadIdx.x + e * 256, i = at / COLUMNS, c = at % COLUMNS;
+        if (!mine || at >= real) continue;
         if (s.splits > 1) sums[e] = sum_of(partials + work.tile * s.splits * all + at, all, s.splits);
-        if (work.output + i < s.m * s.group && work.column + c < s.cols)
-            store(out + work.out_row(s, i) * out_stride + work.out_column(s, i) + c, sums[e]);
+        if (work.column + c < s.cols) store(out + work.out_at(s, i, out_stride) + c, sums[e]);
     }
     __syncthreads();
 }

@@ -5,8 +5,9 @@
 // launch  grid = ceil(m * group / 8) * n_kv_heads * ceil(cols / 64) * splits, or less if splits = 1: blocks stride; block = 256
 // needs   cols a multiple of 8; rows aligned to 16 bytes in every row; out apart from weights and rows; to overlap, rows
 //         must not be written by a kernel in flight
-// how     a block takes 8 outputs by 64 columns by a split of the rows; its warps take 32 rows at a time, whose loads are
-//         under way while the 32 before them are multiplied; all meet in a fixed order. Sums in f32
+// how     a block takes 8 outputs by 64 columns by a split of the rows; each of its warps takes 32 rows at a time, past L1,
+//         as the first operand of its products: 16 columns of them fill it, where outputs would leave half of it empty.
+//         All meet in a fixed order. Sums in f32
 // cost    moves n * n_kv_heads * cols elements of rows for up to eight outputs that share them, and weights and out
 
 #include "common.cuh"
@@ -22,7 +23,7 @@ __device__ inline void load_rows(const weight* from, u64 stride, u32 left, uint4
 #pragma unroll
     for (u32 i = 0; i < 8; i++) {
         u32 row = i / 2 * 8 + i % 2;
-        held[i / 2][i % 2] = row < left ? *(const uint4*)(from + row * stride) : make_uint4(0, 0, 0, 0);
+        held[i / 2][i % 2] = row < left ? once16(from + row * stride) : make_uint4(0, 0, 0, 0);
     }
 }
 // Their weights; `paired` promises that those of two neighbours are aligned to 4 bytes.
@@ -37,6 +38,17 @@ __device__ inline void load_factors(const scalar* from, u32 left, bool paired, u
         u32 high = i * 8 + 1 < left ? fresh(from + i * 8 + 1).bits : 0;
         held[i] = low | high << 16;
     }
+}
+
+// sums[e] += rows . weights: of lane 4 g + t for columns 8 g + 2 e (twice) and 8 g + 2 e + 1, outputs 2 t and 2 t + 1.
+__device__ inline void multiply(f32 (&sums)[4][4], const uint4 (&rows)[4][2], const u32 (&factors)[4]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i += 2)
+#pragma unroll
+        for (u32 e = 0; e < 4; e++)
+            mma(sums[e], column(rows[i][0], rows[i][1], 2 * e), column(rows[i][0], rows[i][1], 2 * e + 1),
+                column(rows[i + 1][0], rows[i + 1][1], 2 * e), column(rows[i + 1][0], rows[i + 1][1], 2 * e + 1),
+                factors[i], factors[i + 1], weight());
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -59,21 +71,19 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
         load_rows(from, rows_stride, column_left, held);
         if (!waited) release_next(), await_previous(), waited = true;
         load_factors(factors, real ? left : 0, paired, a);
-        f32 sums[8][4] = {};
+        f32 sums[4][4] = {};
         for (u32 step = 8 * ROWS;; from += step * rows_stride, factors += step) {
-#pragma unroll
-            for (u32 i = 0; i < 4; i += 2)
-#pragma unroll
-                for (u32 e = 0; e < 8; e++)
-                    mma(sums[e], a[i], 0, a[i + 1], 0, column(held[i][0], held[i][1], e),
-                        column(held[i + 1][0], held[i + 1][1], e), weight());
+            multiply(sums, held, a);
             left -= min(left, step), column_left -= min(column_left, step);
             if (!__any_sync(0xffffffffu, left > 0)) break;
             load_rows(from + step * rows_stride, rows_stride, column_left, held);
             load_factors(factors + step, real ? left : 0, paired, a);
         }
 #pragma unroll
-        for (u32 e = 0; e < 8; e++) found[warp][g][16 * t + e] = sums[e][0], found[warp][g][16 * t + 8 + e] = sums[e][1];
+        for (u32 e = 0; e < 4; e++)
+#pragma unroll
+            for (u32 i = 0; i < 2; i++)
+                *(float2*)&found[warp][2 * t + i][8 * g + 2 * e] = make_float2(sums[e][i], sums[e][2 + i]);
         meet(found, work, shape, out, out_stride, partials, counters);
     }
 }

@@ -2,9 +2,10 @@
 //             and out[i + h] = x[i + h] cos[p, i] + x[i] sin[p, i]
 //
 // shape   out, x: [rows, cols], cols a multiple of head_dim   cos, sin: [table_rows, h]   positions: [rows]
-// launch  grid = pieces of 2048 pairs, or less: blocks stride over them; block = 256
+// launch  grid = rows, or as many short ones to a block as it has threads for, or less: blocks stride over rows; block = 256
 // needs   out is x itself or apart from it; head_dim even
-// how     one thread per eight pairs; a row whose position lies outside the tables becomes NaN
+// how     one thread per eight pairs; the threads of a row go along it, so that its position and tables stay at hand. A row
+//         whose position lies outside the tables becomes NaN
 // cost    moves 2 * rows * cols elements, and the tables' rows from the cache
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -80,6 +81,16 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// The same elements as they lie in memory, to be unpacked later, so that other loads get under way before they arrive.
+template <class E> __device__ inline Eight<E> hold8(const E* p, u64 left, bool wide) {
+    if (wide && left >= 8) return *(const Eight<E>*)p;
+    Eight<E> held = {};
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        if (i < left) ((E*)&held)[i] = p[i];
+    return held;
+}
+
 // Two neighbours as one word.
 template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
     E a, b;
@@ -125,24 +136,58 @@ __device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
     else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
 }
 
-// f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
-template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
-    u64 eights = (cols + 7) / 8, down, row, across, tile, at;
-    u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
-    divide(eights + lanes - 1, lanes, across, at);
-    divide(rows + high - 1, high, down, at);
-    for (tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        divide(tile, across, row, at);
-        row = row * high + threadIdx.x / lanes;
-        u64 column = (at * lanes + threadIdx.x % lanes) * 8;
-        if (row < rows && column < cols) f(row, column);
+// Each eighth column of a part of [rows, cols]: see for_each_eight.
+template <u32 AT_ONCE, u32 TIMES, bool WHOLE, class Load, class Finish>
+__device__ inline void eights_of(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
+    u32 shift = 32 - __clz((u32)min((cols + 7) / 8, (u64)blockDim.x) - 1), high = blockDim.x >> shift;
+    u64 across = ((cols + 7) / 8 + (1 << shift) - 1) >> shift, row[AT_ONCE], column[AT_ONCE], line, at;
+#pragma unroll 1
+    for (u64 tile = (u64)blockIdx.x * AT_ONCE * TIMES;; tile += (u64)gridDim.x * AT_ONCE * TIMES) {
+        divide(tile, across, line, at);
+        if (line * high >= rows) return;
+#pragma unroll 1
+        for (u32 time = 0; time < TIMES; time++) {
+            decltype(load(0, 0, 8, true)) held[AT_ONCE];
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++) {
+                row[i] = line * high + (threadIdx.x >> shift);
+                column[i] = (at << shift | threadIdx.x & (1 << shift) - 1) * 8;
+                if (++at == across) at = 0, line++;
+            }
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++)
+                if (row[i] < rows && column[i] < cols)
+                    held[i] = load(row[i], column[i], WHOLE ? 8 : cols - column[i], WHOLE || wide);
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++)
+                if (row[i] < rows && column[i] < cols)
+                    finish(row[i], column[i], WHOLE ? 8 : cols - column[i], WHOLE || wide, held[i]);
+        }
     }
+}
+
+// finish(row, column, left, wide, load(row, column, left, wide)) once for each eighth column of [rows, cols], spread over
+// the whole grid; `left` columns are left in the row, and what is `wide` begins at multiples of 16 bytes. A block takes
+// TIMES times AT_ONCE tiles, of as many eights as it has threads (a power of two), that lie one after the other; AT_ONCE
+// are loaded before the first is finished.
+template <u32 AT_ONCE, u32 TIMES, class Load, class Finish>
+__device__ inline void for_each_eight(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
+    if (wide && cols % 8 == 0) eights_of<AT_ONCE, TIMES, true>(rows, cols, wide, load, finish);
+    else eights_of<1, AT_ONCE * TIMES, false>(rows, cols, wide, load, finish);
 }
 
 // v of `lanes` neighbouring lanes folded by a commutative f, in an order that depends on nothing else.
 template <class V, class F> __device__ inline V lanes_fold(V v, u32 lanes, F f) {
     for (u32 step = lanes / 2; step > 0; step /= 2) v = f(v, __shfl_xor_sync(0xffffffffu, v, step));
     return v;
+}
+
+// x / (1 + exp(-x)), off by at most (8 + |x|) 2^-23 of it; -0 where exp(-x) leaves the range of f32.
+__device__ inline f32 silu_of(f32 x) {
+    f32 quarter, inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(quarter) : "f"(fmaf(x, -1.4426950408889634f, -2.0f)));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(0.25f + quarter));
+    return x * 0.25f * inverse;
 }
 
 // v of every thread of the block folded, for every thread.
@@ -171,41 +216,56 @@ struct Tables {
     bool inside;
 };
 
-// Turns up to eight pairs that belong to one head.
-__device__ inline void turn(scalar* to, const scalar* from, u64 half, Tables at, u64 i, u32 n, bool wide) {
-    f32 a[8], b[8], cosines[8], sines[8];
-    load8(from, n, wide, a);
-    load8(from + half, n, wide, b);
-    load8(at.cos + i, at.inside ? n : 0, wide, cosines);
-    load8(at.sin + i, at.inside ? n : 0, wide, sines);
-#pragma unroll
-    for (u32 j = 0; j < 8; j++) {
-        f32 x1 = a[j], x2 = b[j];
-        a[j] = at.inside ? x1 * cosines[j] - x2 * sines[j] : not_a_number();
-        b[j] = at.inside ? x2 * cosines[j] + x1 * sines[j] : not_a_number();
+// Turns pairs first .. end of a row, one at a time.
+__device__ inline void turn_slowly(scalar* to, const scalar* from, u64 half, Tables at, u64 first, u64 end) {
+#pragma unroll 1
+    for (u64 pair = first; pair < end; pair++) {
+        u64 head, i;
+        divide(pair, half, head, i);
+        u64 low = head * 2 * half + i, high = low + half;
+        f32 cosine = at.inside ? at.cos[i] : not_a_number(), sine = at.inside ? at.sin[i] : not_a_number();
+        f32 x1 = to_f32(from[low]), x2 = to_f32(from[high]);
+        store(to + low, x1 * cosine - x2 * sine);
+        store(to + high, x2 * cosine + x1 * sine);
     }
-    store8(to, n, wide, a);
-    store8(to + half, n, wide, b);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// Turns eight pairs that begin at multiples of 16 bytes, as do their tables.
+__device__ inline void turn(scalar* to, const scalar* from, u32 half, Tables at, u32 i) {
+    Eight<scalar> first = hold8(from, 8, true), second = hold8(from + half, 8, true);
+    f32 a[8], b[8], cosines[8], sines[8];
+    if (at.inside) load8_wide(at.cos + i, cosines), load8_wide(at.sin + i, sines);
+    unpack(first, a), unpack(second, b);
+#pragma unroll
+    for (u32 j = 0; j < 8; j++) {
+        f32 x1 = a[j], x2 = b[j], cosine = at.inside ? cosines[j] : not_a_number();
+        a[j] = x1 * cosine - x2 * sines[j];
+        b[j] = x2 * cosine + x1 * sines[j];
+    }
+    store8_wide(to, a), store8_wide(to + half, b);
+}
+
+extern "C" __global__ void __launch_bounds__(256, sizeof(scalar) == 2 ? 6 : 4)
 apply_rope(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const f32* cos, u64 cos_stride, const f32* sin,
            u64 sin_stride, const u32* positions, u64 rows, u64 cols, u64 head_dim, u64 table_rows) {
     u64 half = head_dim / 2, pairs = cols / 2;
-    bool wide = half % 8 == 0 && aligned(x, x_stride, rows) && aligned(out, out_stride, rows)
+    bool wide = cols >> 32 == 0 && half % 8 == 0 && aligned(x, x_stride, rows) && aligned(out, out_stride, rows)
         && aligned(cos, cos_stride, table_rows) && aligned(sin, sin_stride, table_rows);
-    for_each_eight(rows, pairs, [=](u64 row, u64 first) {
-        u64 p = positions[row], head, i;
-        bool inside = p < table_rows;
-        Tables at = {cos + (inside ? p : 0) * cos_stride, sin + (inside ? p : 0) * sin_stride, inside};
+    u32 lanes = lanes_for((pairs + 7) / 8, blockDim.x), high = blockDim.x / lanes;
+#pragma unroll 1
+    for (u64 row = (u64)blockIdx.x * high + threadIdx.x / lanes; row < rows; row += (u64)gridDim.x * high) {
+        u64 p = positions[row];
+        Tables at = {cos + p * cos_stride, sin + p * sin_stride, p < table_rows};
         const scalar* from = x + row * x_stride;
         scalar* to = out + row * out_stride;
-        divide(first, half, head, i);
-        if (wide) return turn(to + head * head_dim + i, from + head * head_dim + i, half, at, i, 8, true);
+        u32 first = threadIdx.x % lanes * 8;
 #pragma unroll 1
-        for (u64 pair = first; pair < first + 8 && pair < pairs; pair++) {
-            turn(to + head * head_dim + i, from + head * head_dim + i, half, at, i, 1, false);
-            if (++i == half) i = 0, head++;
+        for (u32 pair = first; wide && pair < (u32)pairs; pair += lanes * 8) {
+            u32 i = pair % (u32)half, low = (pair - i) * 2 + i;
+            turn(to + low, from + low, (u32)half, at, i);
         }
-    });
+#pragma unroll 1
+        for (u64 pair = first; !wide && pair < pairs; pair += lanes * 8)
+            turn_slowly(to, from, half, at, pair, min(pair + 8, pairs));
+    }
 }

@@ -2,10 +2,11 @@
 //
 // shape   q: [rows, heads * head_dim]   k: [keys, n_kv_heads * head_dim]   out: [rows * heads, keys]
 //         heads = n_kv_heads * group   rows by stride
-// launch  grid = ceil(keys / 8) * n_kv_heads / 8, or less: blocks stride; block = 256
+// launch  grid = ceil(keys / 8) * n_kv_heads / 8, or less, best as many as run at once: blocks stride; block = 256
 // needs   head_dim a multiple of 8; q and k aligned to 16 bytes in every row; out apart from q and k; to overlap, k must
 //         not be written by a kernel in flight
-// how     a warp takes eight keys of one head and, eight at a time, the queries that share it; sums in f32
+// how     a warp takes eight keys of one head, of which it keeps 128 columns, and, eight at a time, the queries that share
+//         it; scores of two neighbouring keys leave as one word where that is aligned. Sums in f32
 // cost    moves keys * n_kv_heads * head_dim elements of k, and q and out
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -81,6 +82,16 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// The same elements as they lie in memory, to be unpacked later, so that other loads get under way before they arrive.
+template <class E> __device__ inline Eight<E> hold8(const E* p, u64 left, bool wide) {
+    if (wide && left >= 8) return *(const Eight<E>*)p;
+    Eight<E> held = {};
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        if (i < left) ((E*)&held)[i] = p[i];
+    return held;
+}
+
 // Two neighbours as one word.
 template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
     E a, b;
@@ -126,24 +137,58 @@ __device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
     else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
 }
 
-// f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
-template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
-    u64 eights = (cols + 7) / 8, down, row, across, tile, at;
-    u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
-    divide(eights + lanes - 1, lanes, across, at);
-    divide(rows + high - 1, high, down, at);
-    for (tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        divide(tile, across, row, at);
-        row = row * high + threadIdx.x / lanes;
-        u64 column = (at * lanes + threadIdx.x % lanes) * 8;
-        if (row < rows && column < cols) f(row, column);
+// Each eighth column of a part of [rows, cols]: see for_each_eight.
+template <u32 AT_ONCE, u32 TIMES, bool WHOLE, class Load, class Finish>
+__device__ inline void eights_of(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
+    u32 shift = 32 - __clz((u32)min((cols + 7) / 8, (u64)blockDim.x) - 1), high = blockDim.x >> shift;
+    u64 across = ((cols + 7) / 8 + (1 << shift) - 1) >> shift, row[AT_ONCE], column[AT_ONCE], line, at;
+#pragma unroll 1
+    for (u64 tile = (u64)blockIdx.x * AT_ONCE * TIMES;; tile += (u64)gridDim.x * AT_ONCE * TIMES) {
+        divide(tile, across, line, at);
+        if (line * high >= rows) return;
+#pragma unroll 1
+        for (u32 time = 0; time < TIMES; time++) {
+            decltype(load(0, 0, 8, true)) held[AT_ONCE];
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++) {
+                row[i] = line * high + (threadIdx.x >> shift);
+                column[i] = (at << shift | threadIdx.x & (1 << shift) - 1) * 8;
+                if (++at == across) at = 0, line++;
+            }
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++)
+                if (row[i] < rows && column[i] < cols)
+                    held[i] = load(row[i], column[i], WHOLE ? 8 : cols - column[i], WHOLE || wide);
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++)
+                if (row[i] < rows && column[i] < cols)
+                    finish(row[i], column[i], WHOLE ? 8 : cols - column[i], WHOLE || wide, held[i]);
+        }
     }
+}
+
+// finish(row, column, left, wide, load(row, column, left, wide)) once for each eighth column of [rows, cols], spread over
+// the whole grid; `left` columns are left in the row, and what is `wide` begins at multiples of 16 bytes. A block takes
+// TIMES times AT_ONCE tiles, of as many eights as it has threads (a power of two), that lie one after the other; AT_ONCE
+// are loaded before the first is finished.
+template <u32 AT_ONCE, u32 TIMES, class Load, class Finish>
+__device__ inline void for_each_eight(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
+    if (wide && cols % 8 == 0) eights_of<AT_ONCE, TIMES, true>(rows, cols, wide, load, finish);
+    else eights_of<1, AT_ONCE * TIMES, false>(rows, cols, wide, load, finish);
 }
 
 // v of `lanes` neighbouring lanes folded by a commutative f, in an order that depends on nothing else.
 template <class V, class F> __device__ inline V lanes_fold(V v, u32 lanes, F f) {
     for (u32 step = lanes / 2; step > 0; step /= 2) v = f(v, __shfl_xor_sync(0xffffffffu, v, step));
     return v;
+}
+
+// x / (1 + exp(-x)), off by at most (8 + |x|) 2^-23 of it; -0 where exp(-x) leaves the range of f32.
+__device__ inline f32 silu_of(f32 x) {
+    f32 quarter, inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(quarter) : "f"(fmaf(x, -1.4426950408889634f, -2.0f)));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(0.25f + quarter));
+    return x * 0.25f * inverse;
 }
 
 // v of every thread of the block folded, for every thread.
@@ -236,42 +281,45 @@ __device__ inline u32 column(uint4 row, uint4 next, u32 j) {
 
 #endif
 
-// Four pieces of a row, 32 columns apart, of those that lie below `left`.
-template <class E> __device__ inline void load_pieces(const E* p, u32 left, uint4 (&held)[4]) {
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) held[i] = i * 32 < left ? *(const uint4*)(p + i * 32) : make_uint4(0, 0, 0, 0);
+// Eight elements, or 0.
+template <class E> __device__ inline uint4 piece(const E* p, bool inside) {
+    return inside ? *(const uint4*)p : make_uint4(0, 0, 0, 0);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 compute_attention_scores_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride,
                              u64 rows, u64 keys, u32 n_kv_heads, u32 group, u32 head_dim, f32 scale) {
-    u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, left = head_dim - min(t * 8, head_dim);
+    u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     u64 items = (keys + 7) / 8 * n_kv_heads;
-    bool waited = false;
+    bool waited = false, paired = ((u64)out | out_stride * sizeof(scalar)) % 4 == 0;
+    const uint4 none = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
     for (u64 item = (u64)blockIdx.x * 8 + threadIdx.x / 32; item < items; item += (u64)gridDim.x * 8) {
         u64 kv_head, tile;
         divide(item, n_kv_heads, tile, kv_head);
         const weight* key = k + min(tile * 8 + g, keys - 1) * k_stride + kv_head * head_dim + t * 8;
-        uint4 held[4], a[4];
-        const uint4 none = make_uint4(0, 0, 0, 0);
-        load_pieces(key, left, held);
-        if (!waited) release_next(), await_previous(), waited = true;
-        for (u64 pair = g; pair < (rows * group + 7) / 8 * 8; pair += 8) {
-            u64 row, head, j = tile * 8 + 2 * t;
-            divide(pair, group, row, head);
-            head += kv_head * group;
-            f32 sums[4] = {};
-#pragma unroll 1
-            for (u32 c = 0; c < head_dim; c += 128) {
-                u32 rest = left - min(c, left);
-                if (head_dim > 128) load_pieces(key + c, rest, held);
-                load_pieces(q + row * q_stride + head * head_dim + t * 8 + c, row < rows ? rest : 0, a);
+        uint4 held[4];
 #pragma unroll
-                for (u32 i = 0; i < 4; i++) mma32(sums, a[i], none, held[i], weight());
-            }
-            scalar* to = out + (row * n_kv_heads * group + head) * out_stride + j;
-            if (row < rows && j < keys) store(to, sums[0] * scale);
-            if (row < rows && j + 1 < keys) store(to + 1, sums[1] * scale);
+        for (u32 i = 0; i < 4; i++) held[i] = piece(key + i * 32, t * 8 + i * 32 < head_dim);
+        if (!waited) release_next(), await_previous(), waited = true;
+#pragma unroll 1
+        for (u64 first = 0; first < rows * group; first += 8) {
+            u64 row, head;
+            divide(first + g, group, row, head);
+            u32 of = (u32)kv_head * group + (u32)head, reach = row < rows ? head_dim : 0;
+            const scalar* from = q + row * q_stride + (u64)of * head_dim + t * 8;
+            f32 sums[4] = {};
+#pragma unroll
+            for (u32 i = 0; i < 4; i++)
+                mma32(sums, piece(from + i * 32, t * 8 + i * 32 < reach), none, held[i], weight());
+#pragma unroll 1
+            for (u32 c = 128; c < head_dim; c += 32)
+                mma32(sums, piece(from + c, t * 8 + c < reach), none, piece(key + c, t * 8 + c < head_dim), weight());
+            u64 j = tile * 8 + 2 * t, left = reach && j < keys ? keys - j : 0;
+            scalar* to = out + (row * n_kv_heads * group + of) * out_stride + j;
+            if (paired && left > 1) *(u32*)to = pair(sums[0] * scale, sums[1] * scale, scalar());
+            if (left == 1 || !paired && left > 1) store(to, sums[0] * scale);
+            if (!paired && left > 1) store(to + 1, sums[1] * scale);
         }
     }
 }

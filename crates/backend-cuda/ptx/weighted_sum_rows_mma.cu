@@ -5,8 +5,9 @@
 // launch  grid = ceil(m * group / 8) * n_kv_heads * ceil(cols / 64) * splits, or less if splits = 1: blocks stride; block = 256
 // needs   cols a multiple of 8; rows aligned to 16 bytes in every row; out apart from weights and rows; to overlap, rows
 //         must not be written by a kernel in flight
-// how     a block takes 8 outputs by 64 columns by a split of the rows; its warps take 32 rows at a time, whose loads are
-//         under way while the 32 before them are multiplied; all meet in a fixed order. Sums in f32
+// how     a block takes 8 outputs by 64 columns by a split of the rows; each of its warps takes 32 rows at a time, past L1,
+//         as the first operand of its products: 16 columns of them fill it, where outputs would leave half of it empty.
+//         All meet in a fixed order. Sums in f32
 // cost    moves n * n_kv_heads * cols elements of rows for up to eight outputs that share them, and weights and out
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -82,6 +83,16 @@ template <class E> __device__ inline void load8(const E* p, u64 left, bool wide,
     for (u32 i = 0; i < 8; i++) out[i] = i < left ? to_f32(p[i]) : 0.0f;
 }
 
+// The same elements as they lie in memory, to be unpacked later, so that other loads get under way before they arrive.
+template <class E> __device__ inline Eight<E> hold8(const E* p, u64 left, bool wide) {
+    if (wide && left >= 8) return *(const Eight<E>*)p;
+    Eight<E> held = {};
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        if (i < left) ((E*)&held)[i] = p[i];
+    return held;
+}
+
 // Two neighbours as one word.
 template <class E> __device__ inline u32 pair(f32 low, f32 high, E) {
     E a, b;
@@ -127,24 +138,58 @@ __device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
     else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
 }
 
-// f(row, column) once for each eighth column of [rows, cols], spread over the whole grid.
-template <class F> __device__ inline void for_each_eight(u64 rows, u64 cols, F f) {
-    u64 eights = (cols + 7) / 8, down, row, across, tile, at;
-    u32 lanes = lanes_for(eights, blockDim.x), high = blockDim.x / lanes;
-    divide(eights + lanes - 1, lanes, across, at);
-    divide(rows + high - 1, high, down, at);
-    for (tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        divide(tile, across, row, at);
-        row = row * high + threadIdx.x / lanes;
-        u64 column = (at * lanes + threadIdx.x % lanes) * 8;
-        if (row < rows && column < cols) f(row, column);
+// Each eighth column of a part of [rows, cols]: see for_each_eight.
+template <u32 AT_ONCE, u32 TIMES, bool WHOLE, class Load, class Finish>
+__device__ inline void eights_of(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
+    u32 shift = 32 - __clz((u32)min((cols + 7) / 8, (u64)blockDim.x) - 1), high = blockDim.x >> shift;
+    u64 across = ((cols + 7) / 8 + (1 << shift) - 1) >> shift, row[AT_ONCE], column[AT_ONCE], line, at;
+#pragma unroll 1
+    for (u64 tile = (u64)blockIdx.x * AT_ONCE * TIMES;; tile += (u64)gridDim.x * AT_ONCE * TIMES) {
+        divide(tile, across, line, at);
+        if (line * high >= rows) return;
+#pragma unroll 1
+        for (u32 time = 0; time < TIMES; time++) {
+            decltype(load(0, 0, 8, true)) held[AT_ONCE];
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++) {
+                row[i] = line * high + (threadIdx.x >> shift);
+                column[i] = (at << shift | threadIdx.x & (1 << shift) - 1) * 8;
+                if (++at == across) at = 0, line++;
+            }
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++)
+                if (row[i] < rows && column[i] < cols)
+                    held[i] = load(row[i], column[i], WHOLE ? 8 : cols - column[i], WHOLE || wide);
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++)
+                if (row[i] < rows && column[i] < cols)
+                    finish(row[i], column[i], WHOLE ? 8 : cols - column[i], WHOLE || wide, held[i]);
+        }
     }
+}
+
+// finish(row, column, left, wide, load(row, column, left, wide)) once for each eighth column of [rows, cols], spread over
+// the whole grid; `left` columns are left in the row, and what is `wide` begins at multiples of 16 bytes. A block takes
+// TIMES times AT_ONCE tiles, of as many eights as it has threads (a power of two), that lie one after the other; AT_ONCE
+// are loaded before the first is finished.
+template <u32 AT_ONCE, u32 TIMES, class Load, class Finish>
+__device__ inline void for_each_eight(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
+    if (wide && cols % 8 == 0) eights_of<AT_ONCE, TIMES, true>(rows, cols, wide, load, finish);
+    else eights_of<1, AT_ONCE * TIMES, false>(rows, cols, wide, load, finish);
 }
 
 // v of `lanes` neighbouring lanes folded by a commutative f, in an order that depends on nothing else.
 template <class V, class F> __device__ inline V lanes_fold(V v, u32 lanes, F f) {
     for (u32 step = lanes / 2; step > 0; step /= 2) v = f(v, __shfl_xor_sync(0xffffffffu, v, step));
     return v;
+}
+
+// x / (1 + exp(-x)), off by at most (8 + |x|) 2^-23 of it; -0 where exp(-x) leaves the range of f32.
+__device__ inline f32 silu_of(f32 x) {
+    f32 quarter, inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(quarter) : "f"(fmaf(x, -1.4426950408889634f, -2.0f)));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(0.25f + quarter));
+    return x * 0.25f * inverse;
 }
 
 // v of every thread of the block folded, for every thread.
@@ -286,20 +331,27 @@ struct Work {
     u32 kv_head, column, split;
 
     __device__ Work(u64 index, const Shape& s) {
-        u64 each = ((s.n + s.splits - 1) / s.splits + 31) / 32 * 32;
-        tile = index % s.tiles(), split = index / s.tiles();
-        column = tile % s.across() * COLUMNS, kv_head = tile / s.across() % s.n_kv_heads;
-        output = tile / s.across() / s.n_kv_heads * OUTPUTS;
+        u64 each, part, at, line, row, rest;
+        divide(s.n + s.splits - 1, s.splits, each, rest);
+        each = (each + 31) / 32 * 32;
+        divide(index, s.tiles(), part, tile);
+        divide(tile, s.across(), line, at);
+        split = part, column = at * COLUMNS;
+        divide(line, s.n_kv_heads, row, at);
+        kv_head = at, output = row * OUTPUTS;
         first = min(split * each, s.n), last = min(first + each, s.n);
     }
-    // The row of weights, and where in `out` output i begins.
+    // The row of weights of output i.
     __device__ u64 weights_row(const Shape& s, u32 i) const {
-        u64 pair = output + i;
-        return (pair / s.group * s.n_kv_heads + kv_head) * s.group + pair % s.group;
+        u64 row, head;
+        divide(output + i, s.group, row, head);
+        return (row * s.n_kv_heads + kv_head) * s.group + head;
     }
-    __device__ u64 out_row(const Shape& s, u32 i) const { return (output + i) / s.group; }
-    __device__ u64 out_column(const Shape& s, u32 i) const {
-        return (kv_head * s.group + (output + i) % s.group) * (u64)s.cols + column;
+    // Where in `out` it begins.
+    __device__ u64 out_at(const Shape& s, u32 i, u64 stride) const {
+        u64 row, head;
+        divide(output + i, s.group, row, head);
+        return row * stride + ((u64)kv_head * s.group + head) * s.cols + column;
     }
 };
 
@@ -308,19 +360,24 @@ __device__ inline void meet(f32 (*found)[OUTPUTS][COLUMNS], const Work& work, co
                             u64 out_stride, f32* partials, u32* counters) {
     __syncthreads();
     const u32 all = OUTPUTS * COLUMNS;
+    u32 real = min(s.m * s.group - work.output, (u64)OUTPUTS) * COLUMNS;
     f32 sums[all / 256];
+#pragma unroll
     for (u32 e = 0; e < all / 256; e++) {
         u32 at = threadIdx.x + e * 256;
+        if (at >= real) continue;
         sums[e] = 0.0f;
+#pragma unroll
         for (u32 warp = 0; warp < 8; warp++) sums[e] += (&found[warp][0][0])[at];
         if (s.splits > 1) partials[(work.tile * s.splits + work.split) * all + at] = sums[e];
     }
     bool mine = s.splits == 1 || last_of(counters + work.tile, s.splits);
-    for (u32 e = 0; e < all / 256 && mine; e++) {
+#pragma unroll
+    for (u32 e = 0; e < all / 256; e++) {
         u32 at = threadIdx.x + e * 256, i = at / COLUMNS, c = at % COLUMNS;
+        if (!mine || at >= real) continue;
         if (s.splits > 1) sums[e] = sum_of(partials + work.tile * s.splits * all + at, all, s.splits);
-        if (work.output + i < s.m * s.group && work.column + c < s.cols)
-            store(out + work.out_row(s, i) * out_stride + work.out_column(s, i) + c, sums[e]);
+        if (work.column + c < s.cols) store(out + work.out_at(s, i, out_stride) + c, sums[e]);
     }
     __syncthreads();
 }
@@ -332,7 +389,7 @@ __device__ inline void load_rows(const weight* from, u64 stride, u32 left, uint4
 #pragma unroll
     for (u32 i = 0; i < 8; i++) {
         u32 row = i / 2 * 8 + i % 2;
-        held[i / 2][i % 2] = row < left ? *(const uint4*)(from + row * stride) : make_uint4(0, 0, 0, 0);
+        held[i / 2][i % 2] = row < left ? once16(from + row * stride) : make_uint4(0, 0, 0, 0);
     }
 }
 // Their weights; `paired` promises that those of two neighbours are aligned to 4 bytes.
@@ -349,7 +406,18 @@ __device__ inline void load_factors(const scalar* from, u32 left, bool paired, u
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// sums[e] += rows . weights: of lane 4 g + t for columns 8 g + 2 e (twice) and 8 g + 2 e + 1, outputs 2 t and 2 t + 1.
+__device__ inline void multiply(f32 (&sums)[4][4], const uint4 (&rows)[4][2], const u32 (&factors)[4]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i += 2)
+#pragma unroll
+        for (u32 e = 0; e < 4; e++)
+            mma(sums[e], column(rows[i][0], rows[i][1], 2 * e), column(rows[i][0], rows[i][1], 2 * e + 1),
+                column(rows[i + 1][0], rows[i + 1][1], 2 * e), column(rows[i + 1][0], rows[i + 1][1], 2 * e + 1),
+                factors[i], factors[i + 1], weight());
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
 weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 weights_stride, const weight* rows,
                       u64 rows_stride, u64 m, u64 n, u32 n_kv_heads, u32 group, u32 cols, u32 splits, f32* partials,
                       u32* counters) {
@@ -369,21 +437,19 @@ weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 we
         load_rows(from, rows_stride, column_left, held);
         if (!waited) release_next(), await_previous(), waited = true;
         load_factors(factors, real ? left : 0, paired, a);
-        f32 sums[8][4] = {};
+        f32 sums[4][4] = {};
         for (u32 step = 8 * ROWS;; from += step * rows_stride, factors += step) {
-#pragma unroll
-            for (u32 i = 0; i < 4; i += 2)
-#pragma unroll
-                for (u32 e = 0; e < 8; e++)
-                    mma(sums[e], a[i], 0, a[i + 1], 0, column(held[i][0], held[i][1], e),
-                        column(held[i + 1][0], held[i + 1][1], e), weight());
+            multiply(sums, held, a);
             left -= min(left, step), column_left -= min(column_left, step);
             if (!__any_sync(0xffffffffu, left > 0)) break;
             load_rows(from + step * rows_stride, rows_stride, column_left, held);
             load_factors(factors + step, real ? left : 0, paired, a);
         }
 #pragma unroll
-        for (u32 e = 0; e < 8; e++) found[warp][g][16 * t + e] = sums[e][0], found[warp][g][16 * t + 8 + e] = sums[e][1];
+        for (u32 e = 0; e < 4; e++)
+#pragma unroll
+            for (u32 i = 0; i < 2; i++)
+                *(float2*)&found[warp][2 * t + i][8 * g + 2 * e] = make_float2(sums[e][i], sums[e][2 + i]);
         meet(found, work, shape, out, out_stride, partials, counters);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>)
     let settled = is_settled(&k, &b.inner.device);
     let ((q, q_stride), (k, k_stride), (out, out_stride)) = (read(&q), read(&k), write(&mut out));
     if mma {
-        let grid = scores_mma::grid(rows, keys, n_kv_heads.into());
+        let grid = scores_mma::grid(rows, keys, n_kv_heads.into(), b.inner.device.multiprocessors);
         let launch = b.launch("compute_attention_scores_mma", scalar, weight, grid)?.overlapping(settled);
         let args = scores_mma::Args {
             out,

@@ -1,6 +1,6 @@
 //! Launches `kernels/apply_rope.cu`.
 
-use super::grid::eights;
+use super::grid::rows_of_eights;
 use crate::launch::{In, Out, Scalar, kernel};
 
 kernel! {
@@ -27,5 +27,5 @@ kernel! {
 
 /// Blocks of a launch.
 pub fn grid(rows: u64, cols: u64) -> u32 {
-    eights(rows, cols / 2)
+    rows_of_eights(rows, cols / 2)
 }

@@ -24,7 +24,28 @@ kernel! {
     targets = "compute_80 compute_90",
 }
 
-/// Blocks of a launch: a warp per eight keys of a head.
-pub fn grid(rows: u64, keys: u64, n_kv_heads: u64) -> u32 {
-    if rows == 0 { 0 } else { blocks(keys.div_ceil(8).saturating_mul(n_kv_heads).div_ceil(8)) }
+/// Blocks of a multiprocessor that run at once.
+const AT_ONCE: u32 = 4;
+
+/// Blocks of a launch: a warp per eight keys of a head, but no more than run at once.
+pub fn grid(rows: u64, keys: u64, n_kv_heads: u64, multiprocessors: u32) -> u32 {
+    if rows == 0 {
+        return 0;
+    }
+    let items = keys.div_ceil(8).saturating_mul(n_kv_heads);
+    blocks(items.div_ceil(8)).min(AT_ONCE * multiprocessors.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grid;
+
+    #[test]
+    fn there_are_no_more_blocks_than_run_at_once() {
+        assert_eq!(grid(1, 32_768, 8, 132), 528);
+        assert_eq!(grid(1, 100, 8, 132), 13);
+        assert_eq!(grid(1, 0, 8, 132), 0);
+        assert_eq!(grid(0, 100, 8, 132), 0);
+        assert_eq!(grid(1, u64::MAX, 8, 0), 4);
+    }
 }

@@ -18,5 +18,5 @@ kernel! {
 
 /// Blocks of a launch.
 pub fn grid(n: u64) -> u32 {
-    eights(1, n)
+    eights(1, n, 2)
 }

@@ -16,11 +16,21 @@ pub fn exact(pieces: u64) -> Option<u32> {
     u32::try_from(pieces).ok().filter(|blocks| *blocks <= i32::MAX.unsigned_abs())
 }
 
-/// Blocks of 256 threads that take eight columns per thread.
-pub fn eights(rows: u64, cols: u64) -> u32 {
-    let lanes = cols.div_ceil(8).next_power_of_two().min(TILE / 8);
+/// Blocks of 256 threads that take eight columns per thread of each of `tiles` tiles.
+pub fn eights(rows: u64, cols: u64, tiles: u64) -> u32 {
+    let lanes = lanes(cols);
     let across = cols.div_ceil(8).div_ceil(lanes);
-    blocks(rows.div_ceil(TILE / 8 / lanes).saturating_mul(across))
+    blocks(rows.div_ceil(TILE / 8 / lanes).saturating_mul(across).div_ceil(tiles))
+}
+
+/// Blocks of 256 threads that take a row, or as many short ones as there are threads for, eight columns per thread.
+pub fn rows_of_eights(rows: u64, cols: u64) -> u32 {
+    if cols == 0 { 0 } else { blocks(rows.div_ceil(TILE / 8 / lanes(cols))) }
+}
+
+/// Threads of 256 for a row, each with eight columns.
+fn lanes(cols: u64) -> u64 {
+    cols.div_ceil(8).next_power_of_two().min(TILE / 8)
 }
 
 /// Blocks of kernels with `dots.cuh`: `m` rows against `n` rows of `k` columns.
@@ -42,14 +52,21 @@ mod tests {
 
     #[test]
     fn blocks_cover_the_elements_once() {
-        assert_eq!(eights(0, 5), 0);
-        assert_eq!(eights(5, 0), 0);
-        assert_eq!(eights(1, 2048), 1);
-        assert_eq!(eights(1, 2049), 2);
-        assert_eq!(eights(256, 8), 1);
-        assert_eq!(eights(257, 1), 2);
-        assert_eq!(eights(3, 4096), 6);
-        assert_eq!(eights(u64::MAX, u64::MAX / 2), 1 << 20);
+        assert_eq!(eights(0, 5, 1), 0);
+        assert_eq!(eights(5, 0, 1), 0);
+        assert_eq!(eights(1, 2048, 1), 1);
+        assert_eq!(eights(1, 2049, 1), 2);
+        assert_eq!(eights(1, 2049, 2), 1);
+        assert_eq!(eights(256, 8, 1), 1);
+        assert_eq!(eights(257, 1, 1), 2);
+        assert_eq!(eights(3, 4096, 1), 6);
+        assert_eq!(eights(3, 4096, 4), 2);
+        assert_eq!(eights(u64::MAX, u64::MAX / 2, 1), 1 << 20);
+        assert_eq!(rows_of_eights(0, 8), 0);
+        assert_eq!(rows_of_eights(5, 0), 0);
+        assert_eq!(rows_of_eights(5, 1 << 40), 5);
+        assert_eq!(rows_of_eights(5, 512), 2);
+        assert_eq!(rows_of_eights(257, 1), 2);
     }
 
     #[test]
