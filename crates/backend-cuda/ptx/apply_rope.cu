@@ -211,61 +211,61 @@ __device__ inline u32 order(f32 v) {
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-struct Tables {
-    const f32 *cos, *sin;  // of the row's position
-    bool inside;
-};
-
-// Turns pairs first .. end of a row, one at a time.
-__device__ inline void turn_slowly(scalar* to, const scalar* from, u64 half, Tables at, u64 first, u64 end) {
-#pragma unroll 1
-    for (u64 pair = first; pair < end; pair++) {
-        u64 head, i;
-        divide(pair, half, head, i);
-        u64 low = head * 2 * half + i, high = low + half;
-        f32 cosine = at.inside ? at.cos[i] : not_a_number(), sine = at.inside ? at.sin[i] : not_a_number();
-        f32 x1 = to_f32(from[low]), x2 = to_f32(from[high]);
-        store(to + low, x1 * cosine - x2 * sine);
-        store(to + high, x2 * cosine + x1 * sine);
-    }
-}
-
-// Turns eight pairs that begin at multiples of 16 bytes, as do their tables.
-__device__ inline void turn(scalar* to, const scalar* from, u32 half, Tables at, u32 i) {
+// Turns eight pairs that begin at multiples of 16 bytes, as do their cosines and sines.
+__device__ inline void turn_eight(scalar* to, const scalar* from, u32 half, const f32* cos, const f32* sin) {
     Eight<scalar> first = hold8(from, 8, true), second = hold8(from + half, 8, true);
-    f32 a[8], b[8], cosines[8], sines[8];
-    if (at.inside) load8_wide(at.cos + i, cosines), load8_wide(at.sin + i, sines);
+    f32 a[8], b[8];
     unpack(first, a), unpack(second, b);
 #pragma unroll
-    for (u32 j = 0; j < 8; j++) {
-        f32 x1 = a[j], x2 = b[j], cosine = at.inside ? cosines[j] : not_a_number();
-        a[j] = x1 * cosine - x2 * sines[j];
-        b[j] = x2 * cosine + x1 * sines[j];
+    for (u32 j = 0; j < 8; j += 4) {
+        float4 c = *(const float4*)(cos + j), s = *(const float4*)(sin + j);
+        f32 cosines[4] = {c.x, c.y, c.z, c.w}, sines[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+        for (u32 e = 0; e < 4; e++) {
+            f32 x1 = a[j + e], x2 = b[j + e];
+            a[j + e] = x1 * cosines[e] - x2 * sines[e];
+            b[j + e] = x2 * cosines[e] + x1 * sines[e];
+        }
     }
     store8_wide(to, a), store8_wide(to + half, b);
 }
 
-extern "C" __global__ void __launch_bounds__(256, sizeof(scalar) == 2 ? 6 : 4)
+// Turns the pairs first, first + step ... of a row one by one, or makes them NaN.
+__device__ inline void turn_each(scalar* to, const scalar* from, u64 half, u64 pairs, const f32* cos, const f32* sin,
+                                 bool inside, u32 first, u32 step) {
+#pragma unroll 1
+    for (u64 pair = first; pair < pairs; pair += step) {
+        u64 head, i;
+        divide(pair, half, head, i);
+        u64 low = 2 * pair - i;
+        f32 cosine = inside ? cos[i] : not_a_number(), sine = inside ? sin[i] : not_a_number();
+        f32 x1 = to_f32(from[low]), x2 = to_f32(from[low + half]);
+        store(to + low, x1 * cosine - x2 * sine);
+        store(to + low + half, x2 * cosine + x1 * sine);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
 apply_rope(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const f32* cos, u64 cos_stride, const f32* sin,
            u64 sin_stride, const u32* positions, u64 rows, u64 cols, u64 head_dim, u64 table_rows) {
     u64 half = head_dim / 2, pairs = cols / 2;
     bool wide = cols >> 32 == 0 && half % 8 == 0 && aligned(x, x_stride, rows) && aligned(out, out_stride, rows)
         && aligned(cos, cos_stride, table_rows) && aligned(sin, sin_stride, table_rows);
-    u32 lanes = lanes_for((pairs + 7) / 8, blockDim.x), high = blockDim.x / lanes;
+    u32 lanes = lanes_for((pairs + 7) / 8, blockDim.x), lane = threadIdx.x % lanes, high = blockDim.x / lanes;
 #pragma unroll 1
     for (u64 row = (u64)blockIdx.x * high + threadIdx.x / lanes; row < rows; row += (u64)gridDim.x * high) {
         u64 p = positions[row];
-        Tables at = {cos + p * cos_stride, sin + p * sin_stride, p < table_rows};
+        const f32 *cosines = cos + p * cos_stride, *sines = sin + p * sin_stride;
         const scalar* from = x + row * x_stride;
         scalar* to = out + row * out_stride;
-        u32 first = threadIdx.x % lanes * 8;
-#pragma unroll 1
-        for (u32 pair = first; wide && pair < (u32)pairs; pair += lanes * 8) {
-            u32 i = pair % (u32)half, low = (pair - i) * 2 + i;
-            turn(to + low, from + low, (u32)half, at, i);
+        if (!wide || p >= table_rows) {
+            turn_each(to, from, half, pairs, cosines, sines, p < table_rows, lane, lanes);
+            continue;
         }
 #pragma unroll 1
-        for (u64 pair = first; !wide && pair < pairs; pair += lanes * 8)
-            turn_slowly(to, from, half, at, pair, min(pair + 8, pairs));
+        for (u32 pair = lane * 8; pair < (u32)pairs; pair += lanes * 8) {
+            u32 i = pair % (u32)half, low = 2 * pair - i;
+            turn_eight(to + low, from + low, half, cosines + i, sines + i);
+        }
     }
 }

@@ -259,7 +259,7 @@ __device__ inline void read_twice(const Row& row, f32 eps, bool wide) {
     for (u64 c = threadIdx.x * 8; c < row.cols; c += blockDim.x * 8) load8(row.x + c, row.cols - c, wide, v), row.finish(c, v, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 rmsnorm(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 rows, u64 cols, f32 eps,
         u32 narrow) {
     bool wide_out = narrow ? aligned((weight*)out, out_stride, rows) : aligned(out, out_stride, rows);

@@ -275,7 +275,7 @@ __device__ inline void read_twice(const scalar* x, scalar* out, u64 cols, bool w
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256)
 softmax(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, u64 rows, u64 cols) {
     bool wide = aligned(x, x_stride, rows) && aligned(out, out_stride, rows);
     for (u64 row = blockIdx.x; row < rows; row += gridDim.x) {

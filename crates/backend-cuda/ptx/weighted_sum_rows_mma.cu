@@ -417,7 +417,7 @@ __device__ inline void multiply(f32 (&sums)[4][4], const uint4 (&rows)[4][2], co
                 factors[i], factors[i + 1], weight());
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(256)
 weighted_sum_rows_mma(scalar* out, u64 out_stride, const scalar* weights, u64 weights_stride, const weight* rows,
                       u64 rows_stride, u64 m, u64 n, u32 n_kv_heads, u32 group, u32 cols, u32 splits, f32* partials,
                       u32* counters) {
