@@ -19,8 +19,8 @@ fn squeezed(text: &str) -> String {
 fn declarations(cu: &str) -> String {
     let mut text = squeezed(cu);
     let bounds = "__launch_bounds__(";
-    if let Some(at) = text.find(bounds) {
-        let end = at + text[at..].find(')').unwrap();
+    if let Some((at, length)) = text.find(bounds).and_then(|at| Some((at, text[at..].find(')')?))) {
+        let end = at + length;
         if let Some(comma) = text[at..end].find(", ") {
             assert!(text[at + comma + 2..end].parse::<u32>().is_ok());
             text.replace_range(at + comma..end, "");
