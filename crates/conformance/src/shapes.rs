@@ -50,7 +50,6 @@ pub(crate) const FULL_HEADS: &[(usize, usize, usize)] = &[
     (12, 1, 128),
     (16, 1, 96),
     (34, 2, 8),
-    (2, 1, 264),
 ];
 
 /// Heads, rows, keys and head_dim of products of several heads, for every type and mixture: groups of 1, 3, 4 and 8, more rows

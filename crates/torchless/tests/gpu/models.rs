@@ -183,10 +183,8 @@ fn short_prompts_are_captured_and_give_the_same_bits() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn captured_prompts_are_not_slower() {
-    let median = |mut times: Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    };
+    // Whatever else runs makes some slow, and none fast.
+    let best = |times: &mut dyn Iterator<Item = f64>| times.fold(f64::INFINITY, f64::min);
     let small = ModelShape::named("llama-3.2-1b").unwrap();
     for shape in [small, ModelShape::named("mistral-7b").unwrap()] {
         let backend = Arc::new(made(|b| b));
@@ -202,8 +200,8 @@ fn captured_prompts_are_not_slower() {
         let mut captured = model.session(1000).unwrap();
         for tokens in [1, 7, 16, 20, 50, 100, 128, 200] {
             let again = (0..4).map(|_| first(&mut captured, tokens)).fold(0.0, f64::max);
-            let replayed = median((0..9).map(|_| first(&mut captured, tokens)).collect());
-            let issued = median((0..9).map(|_| first(&mut model.session(1000).unwrap(), tokens)).collect());
+            let replayed = best(&mut (0..15).map(|_| first(&mut captured, tokens)));
+            let issued = best(&mut (0..15).map(|_| first(&mut model.session(1000).unwrap(), tokens)));
             println!(
                 "{} layers, {tokens} tokens: issued {issued:.3} ms, slowest of the first {again:.3}, replayed {replayed:.3}",
                 shape.n_layers
