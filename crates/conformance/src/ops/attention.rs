@@ -66,14 +66,13 @@ pub fn reference(
 
 /// Heads of prompts that are longer than a block of any kernel takes.
 const PROMPT_HEADS: &[(usize, usize, usize)] =
-    &[(9, 1, 40), (3, 1, 64), (7, 1, 80), (4, 2, 96), (8, 2, 128), (12, 1, 128), (2, 2, 256)];
+    &[(9, 1, 40), (3, 1, 64), (7, 1, 80), (4, 2, 96), (8, 2, 128), (2, 2, 256)];
 
 type Long = ((usize, usize, usize), usize, Option<usize>);
 
 /// Heads, rows and window at the end of a cache as long as models go.
 const LONG: &[Long] = &[
     ((2, 1, 40), 1, None),
-    ((4, 1, 128), 1, None),
     ((4, 1, 128), 17, Some(2000)),
     ((12, 1, 64), 1, None),
     ((2, 1, 256), 1, Some(9000)),
