@@ -72,14 +72,14 @@ pub(crate) fn attention(
     // Keys behind those of the last row have not been written, as far as the host knows.
     let written = at.first.map_or(k.n_rows(), |first| first.saturating_add(q.n_rows()));
     let map = |m: &Mat<'_, CudaTensor>| TensorMap::of_heads(m, heads.head_dim, written, wgmma::KEYS);
-    let maps = [map(&k), map(&v)];
+    let maps = matches!(kernel, Kernel::Wgmma(_)).then(|| (map(&k), map(&v)));
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
     let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
     let (head_dim, scale) = (heads.head_dim as u32, heads.scale());
     let done = match kernel {
         Kernel::Wgmma(grid) => {
-            let [Some(keys), Some(values)] = maps else {
+            let Some((Some(keys), Some(values))) = maps else {
                 let reason = "the driver describes no cache to the copy engine".into();
                 return Err(Error::Backend { backend: "cuda".into(), op: "attention".into(), reason });
             };
