@@ -10,6 +10,15 @@
 
 #include "common.cuh"
 
+// Eight elements at a multiple of 16 bytes; in words that the compiler does not take apart.
+template <class E> __device__ inline void store_whole(E* p, const f32 (&v)[8]) { store8_wide(p, v); }
+__device__ inline void store_whole(f32* p, const f32 (&v)[8]) {
+#pragma unroll
+    for (u32 i = 0; i < 8; i += 4)
+        asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
+                     :: "l"(p + i), "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]) : "memory");
+}
+
 // Turns eight pairs that begin at multiples of 16 bytes, as do their cosines and sines.
 __device__ inline void turn_eight(scalar* to, const scalar* from, u32 half, const f32* cos, const f32* sin) {
     Eight<scalar> first = hold8(from, 8, true), second = hold8(from + half, 8, true);
@@ -26,7 +35,7 @@ __device__ inline void turn_eight(scalar* to, const scalar* from, u32 half, cons
             b[j + e] = x2 * cosines[e] + x1 * sines[e];
         }
     }
-    store8_wide(to, a), store8_wide(to + half, b);
+    store_whole(to, a), store_whole(to + half, b);
 }
 
 // Turns the pairs first, first + step ... of a row one by one, or makes them NaN.

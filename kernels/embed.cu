@@ -7,6 +7,7 @@
 // cost    moves 2 * rows * cols elements
 
 #include "common.cuh"
+#include "eights.cuh"
 
 struct Found { Eight<weight> row; bool inside; };
 

@@ -7,6 +7,7 @@
 // cost    writes n elements
 
 #include "common.cuh"
+#include "eights.cuh"
 #include "philox.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)

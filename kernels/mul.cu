@@ -3,10 +3,11 @@
 // shape   out, x, y: [rows, cols], rows by stride
 // launch  grid = pieces of 4096 elements, or less: blocks stride over them; block = 256
 // needs   out is x itself or apart from it
-// how     one thread per eight columns of two tiles (for_each_eight), whose loads are under way at the same time
+// how     one thread per eight columns of two tiles (eights.cuh), whose loads are under way at the same time
 // cost    moves 3 * rows * cols elements
 
 #include "common.cuh"
+#include "eights.cuh"
 
 struct Both { Eight<scalar> x, y; };
 

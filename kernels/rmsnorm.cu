@@ -10,6 +10,7 @@
 #include "common.cuh"
 
 const u32 HELD = 4;  // pieces of eight columns that a thread keeps
+const u32 BLOCKS = sizeof(scalar) > sizeof(weight) ? 4 : 1;  // of a multiprocessor, at least
 
 __device__ inline f32 squares(const f32 (&v)[8]) {
     f32 sum = 0.0f;
@@ -58,7 +59,7 @@ __device__ inline void read_twice(const Row& row, f32 eps, bool wide) {
     for (u64 c = threadIdx.x * 8; c < row.cols; c += blockDim.x * 8) load8(row.x + c, row.cols - c, wide, v), row.finish(c, v, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256, BLOCKS)
 rmsnorm(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 rows, u64 cols, f32 eps,
         u32 narrow) {
     bool wide_out = narrow ? aligned((weight*)out, out_stride, rows) : aligned(out, out_stride, rows);

@@ -3,10 +3,12 @@
 // shape   x: [rows, 2 * cols]   out: [rows, cols]   rows by stride
 // launch  grid = pieces of 4096 outputs, or less: blocks stride over them; block = 256
 // needs   out apart from x
-// how     one thread per eight columns of two tiles (for_each_eight), whose loads are under way at the same time
+// how     one thread per eight columns of two tiles (eights.cuh), whose loads are under way at the same time
 // cost    moves 3 * rows * cols elements
 
 #include "common.cuh"
+#include "eights.cuh"
+#include "silu.cuh"
 
 struct Both { Eight<scalar> gate, up; };
 

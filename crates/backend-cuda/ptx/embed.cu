@@ -134,6 +134,34 @@ __device__ inline void divide(u64 a, u64 b, u64& quotient, u64& rest) {
     else quotient = (u32)a / (u32)b, rest = (u32)a % (u32)b;
 }
 
+// v of `lanes` neighbouring lanes folded by a commutative f, in an order that depends on nothing else.
+template <class V, class F> __device__ inline V lanes_fold(V v, u32 lanes, F f) {
+    for (u32 step = lanes / 2; step > 0; step /= 2) v = f(v, __shfl_xor_sync(0xffffffffu, v, step));
+    return v;
+}
+
+// v of every thread of the block folded, for every thread.
+template <class V, class F> __device__ inline V block_fold(V v, F f) {
+    __shared__ V slots[32];
+    v = lanes_fold(v, 32, f);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = v;
+    __syncthreads();
+    V all = slots[0];
+    for (u32 warp = 1; warp < blockDim.x / 32; warp++) all = f(all, slots[warp]);
+    return all;
+}
+__device__ inline f32 block_sum(f32 v) {
+    return block_fold(v, [](f32 a, f32 b) { return a + b; });
+}
+
+// An integer that grows with v; equal for 0 and -0.
+__device__ inline u32 order(f32 v) {
+    u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+// Elementwise kernels: a walk over eight columns at a time, spread over the whole grid. Needs common.cuh.
+
 // Each eighth column of a part of [rows, cols]: see for_each_eight.
 template <u32 AT_ONCE, u32 TIMES, bool WHOLE, class Load, class Finish>
 __device__ inline void eights_of(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
@@ -172,41 +200,6 @@ template <u32 AT_ONCE, u32 TIMES, class Load, class Finish>
 __device__ inline void for_each_eight(u64 rows, u64 cols, bool wide, Load load, Finish finish) {
     if (wide && cols % 8 == 0) eights_of<AT_ONCE, TIMES, true>(rows, cols, wide, load, finish);
     else eights_of<1, AT_ONCE * TIMES, false>(rows, cols, wide, load, finish);
-}
-
-// v of `lanes` neighbouring lanes folded by a commutative f, in an order that depends on nothing else.
-template <class V, class F> __device__ inline V lanes_fold(V v, u32 lanes, F f) {
-    for (u32 step = lanes / 2; step > 0; step /= 2) v = f(v, __shfl_xor_sync(0xffffffffu, v, step));
-    return v;
-}
-
-// x / (1 + exp(-x)), off by at most (8 + |x|) 2^-23 of it; -0 where exp(-x) leaves the range of f32.
-__device__ inline f32 silu_of(f32 x) {
-    f32 quarter, inverse;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(quarter) : "f"(fmaf(x, -1.4426950408889634f, -2.0f)));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(0.25f + quarter));
-    return x * 0.25f * inverse;
-}
-
-// v of every thread of the block folded, for every thread.
-template <class V, class F> __device__ inline V block_fold(V v, F f) {
-    __shared__ V slots[32];
-    v = lanes_fold(v, 32, f);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = v;
-    __syncthreads();
-    V all = slots[0];
-    for (u32 warp = 1; warp < blockDim.x / 32; warp++) all = f(all, slots[warp]);
-    return all;
-}
-__device__ inline f32 block_sum(f32 v) {
-    return block_fold(v, [](f32 a, f32 b) { return a + b; });
-}
-
-// An integer that grows with v; equal for 0 and -0.
-__device__ inline u32 order(f32 v) {
-    u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
 struct Found { Eight<weight> row; bool inside; };

@@ -17,16 +17,13 @@ fn squeezed(text: &str) -> String {
 
 /// The text on one line, without the blocks of a multiprocessor that `__launch_bounds__` may ask for.
 fn declarations(cu: &str) -> String {
-    let mut text = squeezed(cu);
-    let bounds = "__launch_bounds__(";
-    if let Some((at, length)) = text.find(bounds).and_then(|at| Some((at, text[at..].find(')')?))) {
-        let end = at + length;
-        if let Some(comma) = text[at..end].find(", ") {
-            assert!(text[at + comma + 2..end].parse::<u32>().is_ok());
-            text.replace_range(at + comma..end, "");
-        }
-    }
-    text
+    let text = squeezed(cu);
+    let parts = text.split_once("__launch_bounds__(").and_then(|(before, rest)| {
+        let (bounds, after) = rest.split_once(')')?;
+        let (block, _) = bounds.split_once(", ")?;
+        Some(format!("{before}__launch_bounds__({block}){after}"))
+    });
+    parts.unwrap_or(text)
 }
 
 #[test]
@@ -69,11 +66,8 @@ fn cuda_declares_what_rust_launches() {
 fn ptx_declares_what_rust_launches() {
     for s in signatures() {
         let params = s.params.iter().enumerate();
-        let param = |(i, (.., ptx)): (usize, &(&str, String, &str))| {
-            let (of, length) = ptx.find('[').map_or((*ptx, ""), |at| ptx.split_at(at));
-            format!(".param {of} {}_param_{i}{length}", s.name)
-        };
-        let params: Vec<_> = params.map(param).collect();
+        let params: Vec<_> =
+            params.map(|(i, (.., ptx))| format!(".param {ptx} {}_param_{i}", s.name)).collect();
         let want = format!(".visible .entry {}( {} ) .maxntid {}, 1, 1", s.name, params.join(", "), s.block);
         for variant in variants(&s) {
             let ptx = archive::text(&format!("{variant}.ptx")).unwrap();
