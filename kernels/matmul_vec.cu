@@ -11,14 +11,16 @@
 #include "overlap.cuh"
 #include "rows.cuh"
 
+const u32 R = 4, U = sizeof(weight);
+
 extern "C" __global__ void __launch_bounds__(256)
 matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u32 k, u32 share, u32 accumulate,
            u32 wide) {
     u32 pieces = k / PIECE;
     f32 old[R] = {};
-    stream_rows<scalar>(w, w_stride, (n + R - 1) / R, pieces, share,
+    stream_rows<R, U, scalar>(w, w_stride, (n + R - 1) / R, pieces, share,
         [=](u64 group, u32 r) { return min(group * R + r, n - 1); },
-        [](uint4*) {},
+        [] {},
         [=, &old](uint4* vector, u64 group) {
             const u32 each = 16 / sizeof(scalar);
             for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);

@@ -3,10 +3,10 @@
 //
 // shape   x, norm: [k]   w: [(n_heads + 2 * n_kv_heads) * head_dim, k], rows by stride   q: [n_heads * head_dim]
 //         keys, values: [capacity, n_kv_heads * head_dim], rows by stride   cos, sin: [table_rows, head_dim / 2]
-// launch  grid = rows of w / 4 * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
+// launch  grid = rows of w / R * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
 // needs   k a multiple of 8; head_dim a multiple of 4; x, norm and w aligned to 16 bytes in every row; outputs apart from the
 //         rest; to overlap, w and norm must not be written by a kernel in flight
-// how     a warp streams two pairs of rows that turn together (rows.cuh), `share` warps a part of each; every block stages
+// how     a warp streams pairs of rows that turn together (rows.cuh), `share` warps a part of each; every block stages
 //         the normed row, whose scale comes last. A position outside the tables gives NaN, one outside the caches leaves
 //         them as they are. Sums in f32, in a fixed order
 // cost    moves w; x, norm and tables come from the cache
@@ -15,11 +15,13 @@
 #include "overlap.cuh"
 #include "rows.cuh"
 
-// A pair of neighbours in the first half of a head, and where their partners lie.
+const u32 PAIRS = sizeof(weight) / 2, R = 2 * PAIRS, U = 4;
+
+// Neighbours in the first half of a head; their partners lie as far in the second.
 struct Pairs {
     u32 head, column;
 
-    __device__ Pairs(u64 group, u32 half) : head(group / (half / 2)), column(group % (half / 2) * 2) {}
+    __device__ Pairs(u64 group, u32 half) : head(group / (half / PAIRS)), column(group % (half / PAIRS) * PAIRS) {}
 };
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -28,28 +30,29 @@ norm_qkv_rope_append(weight* q, weight* keys, u64 keys_stride, weight* values, u
                      u64 sin_stride, const u32* position, u64 table_rows, u64 capacity, u32 k, u32 n_heads,
                      u32 n_kv_heads, u32 head_dim, u32 share, f32 eps) {
     __shared__ f32 squares[8];
-    Norm h = {x, norm, k, eps};
+    Norm h(x, norm, k, eps);
     u32 half = head_dim / 2;
-    u64 groups = (u64)(n_heads + 2 * n_kv_heads) * half / 2, p = 0;
-    f32 c[2] = {1.0f, 1.0f}, s[2] = {};
-    stream_rows<f32>(w, w_stride, groups, k / PIECE, share,
+    u64 groups = (u64)(n_heads + 2 * n_kv_heads) * half / PAIRS, p = 0;
+    f32 c[PAIRS], s[PAIRS] = {};
+    for (u32 i = 0; i < PAIRS; i++) c[i] = 1.0f;
+    stream_rows<R, U, f32>(w, w_stride, groups, k / PIECE, share,
         [=](u64 group, u32 r) {
             Pairs pairs(group, half);
             return (u64)pairs.head * head_dim + pairs.column + r / 2 + r % 2 * half;
         },
-        [=](uint4* vector) { h.weights(vector); },
-        [=, &p, &c, &s](uint4* vector, u64 group) {
+        [&] { h.weights(); },
+        [&](uint4* vector, u64 group) {
             if (group < groups) p = fresh(position);
             h.row(vector, squares);
             Pairs pairs(group, half);
             if (group >= groups || pairs.head >= n_heads + n_kv_heads) return;
 #pragma unroll
-            for (u32 i = 0; i < 2; i++) {
+            for (u32 i = 0; i < PAIRS; i++) {
                 c[i] = p < table_rows ? cos[p * cos_stride + pairs.column + i] : not_a_number();
                 s[i] = p < table_rows ? sin[p * sin_stride + pairs.column + i] : not_a_number();
             }
         },
-        [=, &p, &c, &s](u64 group, const f32 (&sums)[R]) {
+        [&](u64 group, const f32 (&sums)[R]) {
             Pairs pairs(group, half);
             bool is_query = pairs.head < n_heads, is_value = pairs.head >= n_heads + n_kv_heads;
             if (!is_query && p >= capacity) return;
@@ -58,7 +61,7 @@ norm_qkv_rope_append(weight* q, weight* keys, u64 keys_stride, weight* values, u
             weight* to = is_query ? q + (u64)pairs.head * head_dim
                                   : (is_value ? values + p * values_stride : keys + p * keys_stride) + (u64)kv_head * head_dim;
 #pragma unroll
-            for (u32 i = 0; i < 2; i++) {
+            for (u32 i = 0; i < PAIRS; i++) {
                 f32 low = sums[2 * i] * scale, high = sums[2 * i + 1] * scale;
                 store(to + pairs.column + i, is_value ? low : low * c[i] - high * s[i]);
                 store(to + pairs.column + i + half, is_value ? high : high * c[i] + low * s[i]);

@@ -37,3 +37,15 @@ __device__ inline uint4 once16(const void* p) {
     asm volatile("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
+
+// 16 bytes that are read once, and that no kernel in flight writes.
+__device__ inline uint4 weights16(const void* p) {
+#if __CUDA_ARCH__ >= 700
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+#else
+    return once16(p);
+#endif
+}

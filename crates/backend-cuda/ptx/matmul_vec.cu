@@ -200,13 +200,25 @@ __device__ inline uint4 once16(const void* p) {
     asm volatile("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
+
+// 16 bytes that are read once, and that no kernel in flight writes.
+__device__ inline uint4 weights16(const void* p) {
+#if __CUDA_ARCH__ >= 700
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+#else
+    return once16(p);
+#endif
+}
 // Many rows of weights against one vector: the products of a decoding step. Needs common.cuh and overlap.cuh.
 //
 // A warp streams 16-byte pieces of R rows, or `share` warps a part each, U pieces of every row in flight: eight loads of
 // 16 bytes a thread for 16-bit weights, sixteen for f32, which measured best. The vector lies
 // in shared memory: as it is if it has the weights' type, or 16-bit weights' pieces of f32 as two planes of 16 bytes.
 
-const u32 R = 4, U = sizeof(weight), PIECE = 16 / sizeof(weight);
+const u32 PIECE = 16 / sizeof(weight);
 
 __device__ inline void unpack_piece(uint4 v, f32 (&out)[8], bf16) { unpack(Eight<bf16>{v}, out); }
 __device__ inline void unpack_piece(uint4 v, f32 (&out)[8], f16) { unpack(Eight<f16>{v}, out); }
@@ -230,10 +242,10 @@ template <class X> __device__ inline void vector_piece(const uint4* vector, u32 
 }
 
 // finish(group, sums) with sums[r] = w[row(group, r)] . vector for every group of R rows. Shared memory is filled with
-// `pieces` pieces of type X by all threads of the block: before(vector) while a predecessor may still run, then
+// `pieces` pieces of type X by all threads of the block: before() while a predecessor may still run, then
 // after(vector, group), where `group` is what the thread will finish, if it is below `groups`. Weights are on their way by
 // then. block = 256, grid = groups * share / 8; shared = 16 bytes per piece and plane.
-template <class X, class Rows, class Before, class After, class Finish>
+template <u32 R, u32 U, class X, class Rows, class Before, class After, class Finish>
 __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 pieces, u32 share, Rows row,
                                    Before before, After after, Finish finish) {
     extern __shared__ uint4 vector[];
@@ -250,9 +262,9 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
     for (u32 u = 0; u < U; u++)
 #pragma unroll
         for (u32 r = 0; r < R; r++)
-            if (first + u * 32 < end) held[u][r] = once16(rows[r] + (u64)(first + u * 32) * PIECE);
+            if (first + u * 32 < end) held[u][r] = weights16(rows[r] + (u64)(first + u * 32) * PIECE);
     release_next();
-    before(vector);
+    before();
     await_previous();
     after(vector, own);
     __syncthreads();
@@ -271,7 +283,7 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
             u32 next = p + (U + u) * 32;
 #pragma unroll
             for (u32 r = 0; r < R; r++)
-                if (next < end) held[u][r] = once16(rows[r] + (u64)next * PIECE);
+                if (next < end) held[u][r] = weights16(rows[r] + (u64)next * PIECE);
         }
     }
 #pragma unroll
@@ -290,35 +302,44 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
 }
 
 // Stages norm[c] * x[c] in f32; 1 / sqrt(mean(x^2) + eps) is multiplied with the sums. `weights` before the predecessor has
-// finished, `row` after, `scale` once all threads have met.
+// finished, `row` after, `scale` once all threads have met. What each thread stages first waits in registers, so that no
+// load of it is behind another.
 struct Norm {
+    static const u32 HELD = 2;
     const f32* x;
     const weight* norm;
     u32 k;
     f32 eps;
+    Eight<weight> held[HELD];
 
-    __device__ float4* at(uint4* vector, u32 i) const { return (float4*)vector + place<f32>(i, k / PIECE); }
-    __device__ void weights(uint4* vector) const {
-        f32 v[8];
-#pragma unroll 2
-        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
-            load8_wide(norm + i, v);
-            *at(vector, i) = make_float4(v[0], v[1], v[2], v[3]);
-            *at(vector, i + 4) = make_float4(v[4], v[5], v[6], v[7]);
-        }
+    __device__ Norm(const f32* x, const weight* norm, u32 k, f32 eps) : x(x), norm(norm), k(k), eps(eps) {}
+    __device__ u32 column(u32 step) const { return (threadIdx.x + step * 256) * 8; }
+    __device__ void weights() {
+#pragma unroll
+        for (u32 i = 0; i < HELD; i++)
+            if (column(i) < k) held[i] = *(const Eight<weight>*)(norm + column(i));
+    }
+    __device__ void stage(uint4* vector, u32 c, const Eight<weight>& gain, uint4 low, uint4 high, f32& sum) const {
+        float4* to = (float4*)vector + place<f32>(c, k / PIECE);
+        float4* next = (float4*)vector + place<f32>(c + 4, k / PIECE);
+        f32 a[4], b[4], v[8];
+        unpack_piece(low, a, f32()), unpack_piece(high, b, f32()), unpack(gain, v);
+        for (u32 e = 0; e < 4; e++) sum += a[e] * a[e] + b[e] * b[e];
+        *to = make_float4(v[0] * a[0], v[1] * a[1], v[2] * a[2], v[3] * a[3]);
+        *next = make_float4(v[4] * b[0], v[5] * b[1], v[6] * b[2], v[7] * b[3]);
     }
     __device__ void row(uint4* vector, f32 (&squares)[8]) const {
+        uint4 low[HELD], high[HELD];
         f32 sum = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < HELD; i++)
+            if (column(i) < k) low[i] = fresh16(x + column(i)), high[i] = fresh16(x + column(i) + 4);
+#pragma unroll
+        for (u32 i = 0; i < HELD; i++)
+            if (column(i) < k) stage(vector, column(i), held[i], low[i], high[i], sum);
 #pragma unroll 2
-        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
-            uint4 low = fresh16(x + i), high = fresh16(x + i + 4);
-            f32 a[4], b[4];
-            unpack_piece(low, a, f32()), unpack_piece(high, b, f32());
-            for (u32 e = 0; e < 4; e++) sum += a[e] * a[e] + b[e] * b[e];
-            float4 p = *at(vector, i), q = *at(vector, i + 4);
-            *at(vector, i) = make_float4(p.x * a[0], p.y * a[1], p.z * a[2], p.w * a[3]);
-            *at(vector, i + 4) = make_float4(q.x * b[0], q.y * b[1], q.z * b[2], q.w * b[3]);
-        }
+        for (u32 c = column(HELD); c < k; c += 256 * 8)
+            stage(vector, c, *(const Eight<weight>*)(norm + c), fresh16(x + c), fresh16(x + c + 4), sum);
         sum = lanes_fold(sum, 32, [](f32 a, f32 b) { return a + b; });
         if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
     }
@@ -329,14 +350,16 @@ struct Norm {
     }
 };
 
+const u32 R = 4, U = sizeof(weight);
+
 extern "C" __global__ void __launch_bounds__(256)
 matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u32 k, u32 share, u32 accumulate,
            u32 wide) {
     u32 pieces = k / PIECE;
     f32 old[R] = {};
-    stream_rows<scalar>(w, w_stride, (n + R - 1) / R, pieces, share,
+    stream_rows<R, U, scalar>(w, w_stride, (n + R - 1) / R, pieces, share,
         [=](u64 group, u32 r) { return min(group * R + r, n - 1); },
-        [](uint4*) {},
+        [] {},
         [=, &old](uint4* vector, u64 group) {
             const u32 each = 16 / sizeof(scalar);
             for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);

@@ -3,10 +3,10 @@
 //
 // shape   x, norm: [k]   w: [(n_heads + 2 * n_kv_heads) * head_dim, k], rows by stride   q: [n_heads * head_dim]
 //         keys, values: [capacity, n_kv_heads * head_dim], rows by stride   cos, sin: [table_rows, head_dim / 2]
-// launch  grid = rows of w / 4 * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
+// launch  grid = rows of w / R * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
 // needs   k a multiple of 8; head_dim a multiple of 4; x, norm and w aligned to 16 bytes in every row; outputs apart from the
 //         rest; to overlap, w and norm must not be written by a kernel in flight
-// how     a warp streams two pairs of rows that turn together (rows.cuh), `share` warps a part of each; every block stages
+// how     a warp streams pairs of rows that turn together (rows.cuh), `share` warps a part of each; every block stages
 //         the normed row, whose scale comes last. A position outside the tables gives NaN, one outside the caches leaves
 //         them as they are. Sums in f32, in a fixed order
 // cost    moves w; x, norm and tables come from the cache
@@ -204,13 +204,25 @@ __device__ inline uint4 once16(const void* p) {
     asm volatile("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
+
+// 16 bytes that are read once, and that no kernel in flight writes.
+__device__ inline uint4 weights16(const void* p) {
+#if __CUDA_ARCH__ >= 700
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+#else
+    return once16(p);
+#endif
+}
 // Many rows of weights against one vector: the products of a decoding step. Needs common.cuh and overlap.cuh.
 //
 // A warp streams 16-byte pieces of R rows, or `share` warps a part each, U pieces of every row in flight: eight loads of
 // 16 bytes a thread for 16-bit weights, sixteen for f32, which measured best. The vector lies
 // in shared memory: as it is if it has the weights' type, or 16-bit weights' pieces of f32 as two planes of 16 bytes.
 
-const u32 R = 4, U = sizeof(weight), PIECE = 16 / sizeof(weight);
+const u32 PIECE = 16 / sizeof(weight);
 
 __device__ inline void unpack_piece(uint4 v, f32 (&out)[8], bf16) { unpack(Eight<bf16>{v}, out); }
 __device__ inline void unpack_piece(uint4 v, f32 (&out)[8], f16) { unpack(Eight<f16>{v}, out); }
@@ -234,10 +246,10 @@ template <class X> __device__ inline void vector_piece(const uint4* vector, u32 
 }
 
 // finish(group, sums) with sums[r] = w[row(group, r)] . vector for every group of R rows. Shared memory is filled with
-// `pieces` pieces of type X by all threads of the block: before(vector) while a predecessor may still run, then
+// `pieces` pieces of type X by all threads of the block: before() while a predecessor may still run, then
 // after(vector, group), where `group` is what the thread will finish, if it is below `groups`. Weights are on their way by
 // then. block = 256, grid = groups * share / 8; shared = 16 bytes per piece and plane.
-template <class X, class Rows, class Before, class After, class Finish>
+template <u32 R, u32 U, class X, class Rows, class Before, class After, class Finish>
 __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 pieces, u32 share, Rows row,
                                    Before before, After after, Finish finish) {
     extern __shared__ uint4 vector[];
@@ -254,9 +266,9 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
     for (u32 u = 0; u < U; u++)
 #pragma unroll
         for (u32 r = 0; r < R; r++)
-            if (first + u * 32 < end) held[u][r] = once16(rows[r] + (u64)(first + u * 32) * PIECE);
+            if (first + u * 32 < end) held[u][r] = weights16(rows[r] + (u64)(first + u * 32) * PIECE);
     release_next();
-    before(vector);
+    before();
     await_previous();
     after(vector, own);
     __syncthreads();
@@ -275,7 +287,7 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
             u32 next = p + (U + u) * 32;
 #pragma unroll
             for (u32 r = 0; r < R; r++)
-                if (next < end) held[u][r] = once16(rows[r] + (u64)next * PIECE);
+                if (next < end) held[u][r] = weights16(rows[r] + (u64)next * PIECE);
         }
     }
 #pragma unroll
@@ -294,35 +306,44 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
 }
 
 // Stages norm[c] * x[c] in f32; 1 / sqrt(mean(x^2) + eps) is multiplied with the sums. `weights` before the predecessor has
-// finished, `row` after, `scale` once all threads have met.
+// finished, `row` after, `scale` once all threads have met. What each thread stages first waits in registers, so that no
+// load of it is behind another.
 struct Norm {
+    static const u32 HELD = 2;
     const f32* x;
     const weight* norm;
     u32 k;
     f32 eps;
+    Eight<weight> held[HELD];
 
-    __device__ float4* at(uint4* vector, u32 i) const { return (float4*)vector + place<f32>(i, k / PIECE); }
-    __device__ void weights(uint4* vector) const {
-        f32 v[8];
-#pragma unroll 2
-        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
-            load8_wide(norm + i, v);
-            *at(vector, i) = make_float4(v[0], v[1], v[2], v[3]);
-            *at(vector, i + 4) = make_float4(v[4], v[5], v[6], v[7]);
-        }
+    __device__ Norm(const f32* x, const weight* norm, u32 k, f32 eps) : x(x), norm(norm), k(k), eps(eps) {}
+    __device__ u32 column(u32 step) const { return (threadIdx.x + step * 256) * 8; }
+    __device__ void weights() {
+#pragma unroll
+        for (u32 i = 0; i < HELD; i++)
+            if (column(i) < k) held[i] = *(const Eight<weight>*)(norm + column(i));
+    }
+    __device__ void stage(uint4* vector, u32 c, const Eight<weight>& gain, uint4 low, uint4 high, f32& sum) const {
+        float4* to = (float4*)vector + place<f32>(c, k / PIECE);
+        float4* next = (float4*)vector + place<f32>(c + 4, k / PIECE);
+        f32 a[4], b[4], v[8];
+        unpack_piece(low, a, f32()), unpack_piece(high, b, f32()), unpack(gain, v);
+        for (u32 e = 0; e < 4; e++) sum += a[e] * a[e] + b[e] * b[e];
+        *to = make_float4(v[0] * a[0], v[1] * a[1], v[2] * a[2], v[3] * a[3]);
+        *next = make_float4(v[4] * b[0], v[5] * b[1], v[6] * b[2], v[7] * b[3]);
     }
     __device__ void row(uint4* vector, f32 (&squares)[8]) const {
+        uint4 low[HELD], high[HELD];
         f32 sum = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < HELD; i++)
+            if (column(i) < k) low[i] = fresh16(x + column(i)), high[i] = fresh16(x + column(i) + 4);
+#pragma unroll
+        for (u32 i = 0; i < HELD; i++)
+            if (column(i) < k) stage(vector, column(i), held[i], low[i], high[i], sum);
 #pragma unroll 2
-        for (u32 i = threadIdx.x * 8; i < k; i += 256 * 8) {
-            uint4 low = fresh16(x + i), high = fresh16(x + i + 4);
-            f32 a[4], b[4];
-            unpack_piece(low, a, f32()), unpack_piece(high, b, f32());
-            for (u32 e = 0; e < 4; e++) sum += a[e] * a[e] + b[e] * b[e];
-            float4 p = *at(vector, i), q = *at(vector, i + 4);
-            *at(vector, i) = make_float4(p.x * a[0], p.y * a[1], p.z * a[2], p.w * a[3]);
-            *at(vector, i + 4) = make_float4(q.x * b[0], q.y * b[1], q.z * b[2], q.w * b[3]);
-        }
+        for (u32 c = column(HELD); c < k; c += 256 * 8)
+            stage(vector, c, *(const Eight<weight>*)(norm + c), fresh16(x + c), fresh16(x + c + 4), sum);
         sum = lanes_fold(sum, 32, [](f32 a, f32 b) { return a + b; });
         if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
     }
@@ -333,11 +354,13 @@ struct Norm {
     }
 };
 
-// A pair of neighbours in the first half of a head, and where their partners lie.
+const u32 PAIRS = sizeof(weight) / 2, R = 2 * PAIRS, U = 4;
+
+// Neighbours in the first half of a head; their partners lie as far in the second.
 struct Pairs {
     u32 head, column;
 
-    __device__ Pairs(u64 group, u32 half) : head(group / (half / 2)), column(group % (half / 2) * 2) {}
+    __device__ Pairs(u64 group, u32 half) : head(group / (half / PAIRS)), column(group % (half / PAIRS) * PAIRS) {}
 };
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -346,28 +369,29 @@ norm_qkv_rope_append(weight* q, weight* keys, u64 keys_stride, weight* values, u
                      u64 sin_stride, const u32* position, u64 table_rows, u64 capacity, u32 k, u32 n_heads,
                      u32 n_kv_heads, u32 head_dim, u32 share, f32 eps) {
     __shared__ f32 squares[8];
-    Norm h = {x, norm, k, eps};
+    Norm h(x, norm, k, eps);
     u32 half = head_dim / 2;
-    u64 groups = (u64)(n_heads + 2 * n_kv_heads) * half / 2, p = 0;
-    f32 c[2] = {1.0f, 1.0f}, s[2] = {};
-    stream_rows<f32>(w, w_stride, groups, k / PIECE, share,
+    u64 groups = (u64)(n_heads + 2 * n_kv_heads) * half / PAIRS, p = 0;
+    f32 c[PAIRS], s[PAIRS] = {};
+    for (u32 i = 0; i < PAIRS; i++) c[i] = 1.0f;
+    stream_rows<R, U, f32>(w, w_stride, groups, k / PIECE, share,
         [=](u64 group, u32 r) {
             Pairs pairs(group, half);
             return (u64)pairs.head * head_dim + pairs.column + r / 2 + r % 2 * half;
         },
-        [=](uint4* vector) { h.weights(vector); },
-        [=, &p, &c, &s](uint4* vector, u64 group) {
+        [&] { h.weights(); },
+        [&](uint4* vector, u64 group) {
             if (group < groups) p = fresh(position);
             h.row(vector, squares);
             Pairs pairs(group, half);
             if (group >= groups || pairs.head >= n_heads + n_kv_heads) return;
 #pragma unroll
-            for (u32 i = 0; i < 2; i++) {
+            for (u32 i = 0; i < PAIRS; i++) {
                 c[i] = p < table_rows ? cos[p * cos_stride + pairs.column + i] : not_a_number();
                 s[i] = p < table_rows ? sin[p * sin_stride + pairs.column + i] : not_a_number();
             }
         },
-        [=, &p, &c, &s](u64 group, const f32 (&sums)[R]) {
+        [&](u64 group, const f32 (&sums)[R]) {
             Pairs pairs(group, half);
             bool is_query = pairs.head < n_heads, is_value = pairs.head >= n_heads + n_kv_heads;
             if (!is_query && p >= capacity) return;
@@ -376,7 +400,7 @@ norm_qkv_rope_append(weight* q, weight* keys, u64 keys_stride, weight* values, u
             weight* to = is_query ? q + (u64)pairs.head * head_dim
                                   : (is_value ? values + p * values_stride : keys + p * keys_stride) + (u64)kv_head * head_dim;
 #pragma unroll
-            for (u32 i = 0; i < 2; i++) {
+            for (u32 i = 0; i < PAIRS; i++) {
                 f32 low = sums[2 * i] * scale, high = sums[2 * i + 1] * scale;
                 store(to + pairs.column + i, is_value ? low : low * c[i] - high * s[i]);
                 store(to + pairs.column + i + half, is_value ? high : high * c[i] + low * s[i]);

@@ -1,6 +1,9 @@
 //! Launches `kernels/norm_swiglu.cu`.
 
+use backend_api::DType;
+
 use super::grid::exact;
+use super::norm_qkv_rope_append::pairs;
 use crate::launch::{In, Out, Weight, kernel};
 
 kernel! {
@@ -22,7 +25,8 @@ kernel! {
     targets = "compute_50 compute_90",
 }
 
-/// Blocks of a launch: two outputs for every `share` of a block's eight warps; none if they are too many for one.
-pub fn grid(ffn: u64, share: u32) -> Option<u32> {
-    exact(ffn.div_ceil(2).checked_mul(share.into())?.div_ceil(8))
+/// Blocks of a launch: one output of 16-bit weights, two of f32, for every `share` of a block's eight warps; none if they are
+/// too many for one.
+pub fn grid(ffn: u64, share: u32, weight: DType) -> Option<u32> {
+    exact(ffn.div_ceil(pairs(weight)).checked_mul(share.into())?.div_ceil(8))
 }
