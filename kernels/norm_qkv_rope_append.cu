@@ -3,7 +3,7 @@
 //
 // shape   x, norm: [k]   w: [(n_heads + 2 * n_kv_heads) * head_dim, k], rows by stride   q: [n_heads * head_dim]
 //         keys, values: [capacity, n_kv_heads * head_dim], rows by stride   cos, sin: [table_rows, head_dim / 2]
-// launch  grid = rows of w / R * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
+// launch  grid = rows of w / 4 * share / 8, rounded up; block = 256; shared = 98304 or less, k of f32; share in 1, 2, 4, 8
 // needs   k a multiple of 8; head_dim a multiple of 4; x, norm and w aligned to 16 bytes in every row; outputs apart from the
 //         rest; to overlap, w and norm must not be written by a kernel in flight
 // how     a warp streams pairs of rows that turn together (rows.cuh), `share` warps a part of each; every block stages
@@ -15,7 +15,7 @@
 #include "overlap.cuh"
 #include "rows.cuh"
 
-const u32 PAIRS = sizeof(weight) / 2, R = 2 * PAIRS, U = 4;
+const u32 PAIRS = 2, R = 2 * PAIRS, U = sizeof(weight);
 
 // Neighbours in the first half of a head; their partners lie as far in the second.
 struct Pairs {

@@ -521,12 +521,12 @@ template <u32 KEYS> __device__ inline void mask(f32 (&s)[KEYS / 8][4], const Pro
 #pragma unroll
     for (u32 h = 0; h < 2; h++) {
         Seen seen = seen_by(of, min(first + g + 8 * h, of.queries() - 1) / of.group);
-        u32 low = seen.begin > j ? min(seen.begin - j, KEYS) : 0, high = seen.end > j ? min(seen.end - j, KEYS) : 0;
+        i32 low = (i32)(seen.begin - j), high = (i32)(seen.end - j);
 #pragma unroll
         for (u32 f = 0; f < KEYS / 8; f++)
 #pragma unroll
             for (u32 e = 0; e < 2; e++) {
-                u32 key = 8 * f + 2 * t + e;
+                i32 key = 8 * f + 2 * t + e;
                 if (key < low || key >= high) s[f][2 * h + e] = -infinity();
             }
     }

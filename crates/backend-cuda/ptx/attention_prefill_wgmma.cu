@@ -704,12 +704,12 @@ template <u32 KEYS> __device__ inline void mask(f32 (&s)[KEYS / 8][4], const Pro
 #pragma unroll
     for (u32 h = 0; h < 2; h++) {
         Seen seen = seen_by(of, min(first + g + 8 * h, of.queries() - 1) / of.group);
-        u32 low = seen.begin > j ? min(seen.begin - j, KEYS) : 0, high = seen.end > j ? min(seen.end - j, KEYS) : 0;
+        i32 low = (i32)(seen.begin - j), high = (i32)(seen.end - j);
 #pragma unroll
         for (u32 f = 0; f < KEYS / 8; f++)
 #pragma unroll
             for (u32 e = 0; e < 2; e++) {
-                u32 key = 8 * f + 2 * t + e;
+                i32 key = 8 * f + 2 * t + e;
                 if (key < low || key >= high) s[f][2 * h + e] = -infinity();
             }
     }
@@ -732,11 +732,11 @@ template <u32 DIM> struct Store {
     __device__ Store(u32 barriers)
         : queries{shared_address(dynamic), barriers}, ring{shared_address(dynamic) + ROWS * DIM * 2, barriers + 16} {}
     __device__ static u32 steps(const Seen& seen) { return (seen.end - seen.begin + KEYS - 1) / KEYS; }
+    // Steps end with the last key: none behind it is read. The first may begin before key 0, where all is 0.
+    __device__ static u32 key(const Seen& seen, u32 step) { return seen.end - (steps(seen) - step) * KEYS; }
 };
 
-struct Maps {
-    const TensorMap &keys, &values;
-};
+struct Maps { const TensorMap &keys, &values; };
 
 // What tile number `turn` of the block needs: queries, by three warps, and keys and values, by another; `item` counts those.
 template <u32 DIM> __device__ inline void copy_tile(const Store<DIM>& to, const Prompt& of, u32 first, u32 turn) {
@@ -752,10 +752,10 @@ __device__ inline void fetch_tile(const Store<DIM>& to, const Maps& maps, const 
     for (u32 i = 0; i < 2 * to.steps(seen); i++, item++) {
         to.ring.wait_empty(item);
         if (threadIdx.x % 32 != 0) continue;
-        u32 full = to.ring.full + item % SLOTS * 8, slot = to.ring.slot(item), j = seen.begin + i / 2 * KEYS;
+        u32 full = to.ring.full + item % SLOTS * 8, slot = to.ring.slot(item);
         barrier_expect(full, KEYS * DIM * 2);
         for (u32 c = 0; c < DIM; c += 64)
-            fetch(slot + c * KEYS * 2, i % 2 ? maps.values : maps.keys, c, of.kv_head, j, full);
+            fetch(slot + c * KEYS * 2, i % 2 ? maps.values : maps.keys, c, of.kv_head, to.key(seen, i / 2), full);
     }
 }
 
@@ -770,11 +770,11 @@ __device__ inline u32 consume(const Store<DIM>& from, const Prompt& of, u32 firs
     u32 steps = from.steps(seen.any);
     State<DIM / COLS, COLS / 8> state;
     auto weigh = [&](u32 step) {
-        u32 j = seen.any.begin + step * KEYS;
+        u32 j = from.key(seen.any, step);
         take(s);
         from.ring.leave(item);
         if (step + 1 == steps) from.queries.leave(turn);
-        if (j < seen.all.begin || j + KEYS > seen.all.end) mask<KEYS>(s, of, mine(), thread_anew() % 32, j);
+        if (step == 0 || j < seen.all.begin || j + KEYS > seen.all.end) mask<KEYS>(s, of, mine(), thread_anew() % 32, j);
         state.template weigh<KEYS>(s, before, log2_scale);
     };
     auto narrow_all = [&] {

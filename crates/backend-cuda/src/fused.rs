@@ -29,7 +29,7 @@ pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Resul
     let rows = op.heads.qkv_dim() as u64;
     let share = share(b, &op.x, &op.norm, &op.w)
         .filter(|_| op.heads.head_dim.is_multiple_of(4) && stored.iter().all(|t| *t == weight));
-    let Some((share, grid)) = share.and_then(|share| Some((share, front::grid(rows, share, weight)?))) else {
+    let Some((share, grid)) = share.and_then(|share| Some((share, front::grid(rows, share)?))) else {
         return prefill::norm_qkv_rope_append(b, op);
     };
     let NormQkvRopeAppend { x, norm, eps, w, heads, cos, sin, at, mut qkv, mut k, mut v, .. } = op;

@@ -51,7 +51,7 @@ pub(crate) fn choose(
     }
     let (rows, n_kv_heads, group) = (rows as u64, heads.n_kv_heads as u64, heads.group() as u64);
     match device.capability {
-        (9, 0) if wgmma::HEAD_DIMS.contains(&heads.head_dim) => {
+        (9, 0) if wgmma::HEAD_DIMS.contains(&heads.head_dim) && i32::try_from(op.k.n_rows()).is_ok() => {
             wgmma::grid(rows, n_kv_heads, group, device.multiprocessors).map(Kernel::Wgmma)
         }
         (8.., _) => mma::grid(rows, n_kv_heads, group, heads.head_dim as u32).map(Kernel::Mma),
@@ -69,9 +69,7 @@ pub(crate) fn attention(
     let Attention { q, k, v, heads, window, at, mut out, .. } = op;
     let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
     let window = window.map_or(u64::MAX, |w| w as u64);
-    // Keys behind those of the last row have not been written, as far as the host knows.
-    let written = at.first.map_or(k.n_rows(), |first| first.saturating_add(q.n_rows()));
-    let map = |m: &Mat<'_, CudaTensor>| TensorMap::of_heads(m, heads.head_dim, written, wgmma::KEYS);
+    let map = |m: &Mat<'_, CudaTensor>| TensorMap::of_heads(m, heads.head_dim, wgmma::KEYS);
     let maps = matches!(kernel, Kernel::Wgmma(_)).then(|| (map(&k), map(&v)));
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));

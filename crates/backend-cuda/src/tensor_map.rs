@@ -29,11 +29,11 @@ impl TensorMap {
         Self::encode(m, [m.n_cols() as u64, m.n_rows() as u64], [step], [COLUMNS, rows])
     }
 
-    /// The first `n` rows of a matrix of heads, in boxes of `rows` rows by 64 columns of a head.
-    pub(crate) fn of_heads(m: &Mat<'_, CudaTensor>, head_dim: usize, n: usize, rows: u32) -> Option<Self> {
+    /// A matrix of heads in boxes of `rows` rows by 64 columns of a head.
+    pub(crate) fn of_heads(m: &Mat<'_, CudaTensor>, head_dim: usize, rows: u32) -> Option<Self> {
         let (_, step) = read::<u32>(m);
         let heads = m.n_cols().checked_div(head_dim)?;
-        let sides = [head_dim as u64, heads as u64, n.min(m.n_rows()) as u64];
+        let sides = [head_dim as u64, heads as u64, m.n_rows() as u64];
         Self::encode(m, sides, [head_dim as u64, step], [COLUMNS, 1, rows])
     }
 

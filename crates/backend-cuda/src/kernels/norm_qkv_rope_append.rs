@@ -1,7 +1,5 @@
 //! Launches `kernels/norm_qkv_rope_append.cu`.
 
-use backend_api::DType;
-
 use super::grid::exact;
 use crate::launch::{In, Out, Weight, kernel};
 
@@ -37,13 +35,7 @@ kernel! {
     targets = "compute_50 compute_90",
 }
 
-/// Pairs of rows that a warp streams: fewer of 16-bit weights, each with more in flight.
-pub fn pairs(weight: DType) -> u64 {
-    if weight == DType::F32 { 2 } else { 1 }
-}
-
-/// Blocks of a launch over the rows of `w`, with `share` of a block's eight warps for every [`pairs`]; none if they are too
-/// many for one.
-pub fn grid(rows: u64, share: u32, weight: DType) -> Option<u32> {
-    exact((rows / (2 * pairs(weight))).checked_mul(share.into())?.div_ceil(8))
+/// Blocks of a launch: four rows for every `share` of a block's eight warps; none if they are too many for one.
+pub fn grid(rows: u64, share: u32) -> Option<u32> {
+    exact((rows / 4).checked_mul(share.into())?.div_ceil(8))
 }

@@ -3,7 +3,6 @@
 use backend_api::DType;
 
 use super::grid::exact;
-use super::norm_qkv_rope_append::pairs;
 use crate::launch::{In, Out, Weight, kernel};
 
 kernel! {
@@ -28,5 +27,6 @@ kernel! {
 /// Blocks of a launch: one output of 16-bit weights, two of f32, for every `share` of a block's eight warps; none if they are
 /// too many for one.
 pub fn grid(ffn: u64, share: u32, weight: DType) -> Option<u32> {
-    exact(ffn.div_ceil(pairs(weight)).checked_mul(share.into())?.div_ceil(8))
+    let of_warp = if weight == DType::F32 { 2 } else { 1 };
+    exact(ffn.div_ceil(of_warp).checked_mul(share.into())?.div_ceil(8))
 }
