@@ -66,8 +66,11 @@ fn cuda_declares_what_rust_launches() {
 fn ptx_declares_what_rust_launches() {
     for s in signatures() {
         let params = s.params.iter().enumerate();
-        let params: Vec<_> =
-            params.map(|(i, (.., ptx))| format!(".param {ptx} {}_param_{i}", s.name)).collect();
+        let param = |(i, (.., ptx)): (usize, &(&str, String, &str))| {
+            let (of, length) = ptx.find('[').map_or((*ptx, ""), |at| ptx.split_at(at));
+            format!(".param {of} {}_param_{i}{length}", s.name)
+        };
+        let params: Vec<_> = params.map(param).collect();
         let want = format!(".visible .entry {}( {} ) .maxntid {}, 1, 1", s.name, params.join(", "), s.block);
         for variant in variants(&s) {
             let ptx = archive::text(&format!("{variant}.ptx")).unwrap();
