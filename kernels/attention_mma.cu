@@ -66,22 +66,21 @@ extern "C" __global__ void __launch_bounds__(256)
 attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
               u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
               f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
-    __shared__ f32 parts[8][HEADS][DIM + 4], peaks[8][HEADS][2];
+    __shared__ __align__(16) f32 parts[8][HEADS][DIM + 4];
+    __shared__ f32 peaks[8][HEADS][2];
     __shared__ Found found;
     u32 tiles_of_head = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
     u32 row = index / tiles_of_head / n_kv_heads, kv_head = index / tiles_of_head % n_kv_heads;
     u32 head = index % tiles_of_head * HEADS, heads = min(group - head, HEADS);
     k += kv_head * head_dim, v += kv_head * head_dim;
     release_next();
-    if (cluster > 1) {
-        Keys likely(fresh(positions + row), capacity, window, split, splits, cluster);
-        prefetch(k, k_stride, likely, head_dim), prefetch(v, v_stride, likely, head_dim);
-    }
-    await_previous();
     Keys keys(fresh(positions + row), capacity, window, split, splits, cluster);
-    if (split >= keys.blocks) return;
+    if (cluster > 1) prefetch(k, k_stride, keys, head_dim), prefetch(v, v_stride, keys, head_dim);
+    await_previous();
     u64 columns = (u64)(kv_head * group + head) * head_dim;
-    attend(keys.first, keys.end, heads, q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
+    attend(keys, [=] { return Keys(fresh(positions + row), capacity, window, split, splits, cluster); }, heads,
+           q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
+    if (split >= keys.blocks) return;
     meet_warps(parts, peaks, heads, head_dim, found);
     u32 rank = split % cluster, count = keys.blocks / cluster, part = split / cluster;
     const u32 step = DIM + 2;

@@ -366,11 +366,15 @@ struct State {
 
 __device__ inline uint4 piece(const weight* p, bool inside) { return inside ? once16(p) : make_uint4(0, 0, 0, 0); }
 
-// Leaves what keys first .. end give for the heads in shared memory: sums relative to maxima, one set a warp.
-__device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, const weight* k, u64 k_stride, const weight* v,
-                              u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4], f32 (*peaks)[HEADS][2]) {
+// Leaves what a block's keys give for the heads in shared memory: sums relative to maxima, one set a warp. The keys are those
+// that sure() says; `keys` is a guess, which is loaded while that is found out.
+template <class Keys, class Sure>
+__device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q, const weight* k, u64 k_stride,
+                              const weight* v, u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4],
+                              f32 (*peaks)[HEADS][2]) {
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     uint4 query[4], key[2][4], value[2][2][2];
+    u64 end = keys.end;
     auto load_keys = [&](u64 j) {
 #pragma unroll
         for (u32 n = 0; n < 2; n++)
@@ -387,11 +391,17 @@ __device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, co
                 value[n][e / 2][e % 2] = piece(v + (j + n * 8 + 2 * t + e / 2) * v_stride + e % 2 * 64 + g * 8,
                                                j + n * 8 + 2 * t + e / 2 < end && e % 2 * 64 + g * 8 < head_dim);
     };
-    u64 j = first + warp * KEYS;
+    u64 j = keys.first + warp * KEYS;
     load_keys(j), load_values(j);
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
         query[i] = g < heads && i * 32 + t * 8 < head_dim ? fresh16(q + g * head_dim + i * 32 + t * 8) : make_uint4(0, 0, 0, 0);
+    Keys found = sure();
+    if (found.first != keys.first || found.end != keys.end) {
+        j = found.first + warp * KEYS, end = found.end;
+        load_keys(j), load_values(j);
+    }
+    keys = found;
     State state;
     for (; j < end; j += 8 * KEYS) {
         state.take(query, key, value, j, end, scale);
@@ -399,12 +409,17 @@ __device__ inline void attend(u64 first, u64 end, u32 heads, const scalar* q, co
     }
     state.sum = lanes_fold(state.sum, 4, [](f32 a, f32 b) { return a + b; });
     if (t == 0) peaks[warp][g][0] = state.max, peaks[warp][g][1] = state.sum;
+    if (g < heads)
 #pragma unroll
-    for (u32 c = 0; c < 2; c++)
+        for (u32 c = 0; c < 2; c++)
 #pragma unroll
-        for (u32 e = 0; e < 8; e++)
-            for (u32 half = 0; half < 2; half++)
-                out[warp][g][c * 64 + 16 * t + half * 8 + e] = state.out[c * 8 + e][half] + state.out[c * 8 + e][half + 2];
+            for (u32 e = 0; e < 16; e += 4) {
+                const f32(*of)[4] = state.out + c * 8 + e % 8;
+                u32 half = e / 8;
+                *(float4*)&out[warp][g][c * 64 + 16 * t + e] =
+                    make_float4(of[0][half] + of[0][half + 2], of[1][half] + of[1][half + 2],
+                                of[2][half] + of[2][half + 2], of[3][half] + of[3][half + 2]);
+            }
     __syncthreads();
 }
 
@@ -479,22 +494,21 @@ extern "C" __global__ void __launch_bounds__(256)
 attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
               u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
               f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
-    __shared__ f32 parts[8][HEADS][DIM + 4], peaks[8][HEADS][2];
+    __shared__ __align__(16) f32 parts[8][HEADS][DIM + 4];
+    __shared__ f32 peaks[8][HEADS][2];
     __shared__ Found found;
     u32 tiles_of_head = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
     u32 row = index / tiles_of_head / n_kv_heads, kv_head = index / tiles_of_head % n_kv_heads;
     u32 head = index % tiles_of_head * HEADS, heads = min(group - head, HEADS);
     k += kv_head * head_dim, v += kv_head * head_dim;
     release_next();
-    if (cluster > 1) {
-        Keys likely(fresh(positions + row), capacity, window, split, splits, cluster);
-        prefetch(k, k_stride, likely, head_dim), prefetch(v, v_stride, likely, head_dim);
-    }
-    await_previous();
     Keys keys(fresh(positions + row), capacity, window, split, splits, cluster);
-    if (split >= keys.blocks) return;
+    if (cluster > 1) prefetch(k, k_stride, keys, head_dim), prefetch(v, v_stride, keys, head_dim);
+    await_previous();
     u64 columns = (u64)(kv_head * group + head) * head_dim;
-    attend(keys.first, keys.end, heads, q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
+    attend(keys, [=] { return Keys(fresh(positions + row), capacity, window, split, splits, cluster); }, heads,
+           q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
+    if (split >= keys.blocks) return;
     meet_warps(parts, peaks, heads, head_dim, found);
     u32 rank = split % cluster, count = keys.blocks / cluster, part = split / cluster;
     const u32 step = DIM + 2;

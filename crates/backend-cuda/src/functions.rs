@@ -141,7 +141,7 @@ fn image(source: KernelSource, (kernel, scalar, weight): Key, device: &Device) -
 type Parameters = Option<Vec<(usize, usize)>>;
 
 /// Whether the driver found the parameters that Rust passes, where it can tell.
-fn check(kernel: &str, found: impl FnOnce(usize) -> Result<Parameters>) -> Result<()> {
+pub(crate) fn check(kernel: &str, found: impl FnOnce(usize) -> Result<Parameters>) -> Result<()> {
     let Some(declared) = declared(kernel) else { return Ok(()) };
     // Where what is aligned beyond 8 bytes lies depends on where the driver puts the first.
     let sizes = |of: &[(usize, usize)]| of.iter().map(|p| p.1).collect::<Vec<_>>();
@@ -161,7 +161,7 @@ fn check(kernel: &str, found: impl FnOnce(usize) -> Result<Parameters>) -> Resul
 }
 
 /// Where Rust passes a kernel's parameters.
-pub(crate) fn declared(kernel: &str) -> Option<Vec<(usize, usize)>> {
+fn declared(kernel: &str) -> Option<Vec<(usize, usize)>> {
     signatures().into_iter().find(|s| s.name == kernel).map(|s| layout(&s))
 }
 
