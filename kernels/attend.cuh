@@ -114,27 +114,24 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
     __syncthreads();
 }
 
-// The blocks of a cluster wait for each other and see what they wrote; a block alone waits for its own threads.
-__device__ inline void meet_in_cluster(u32 cluster) {
+// A cluster's blocks wait for each other in two steps: what was written before the first is seen after the second.
+__device__ inline void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-    if (cluster > 1) {
-        asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
-        return;
-    }
+    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
 #endif
-    __syncthreads();
+}
+__device__ inline void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+#endif
 }
 
-// What another block of the cluster has where this one has `at`, in shared memory.
-__device__ inline f32 of_block(const f32* at, u32 rank) {
+// Writes what block `rank` of the cluster has where this one has `at`, in shared memory.
+__device__ inline void give(f32* at, u32 rank, f32 v) {
 #if __CUDA_ARCH__ >= 900
-    f32 v;
     u32 own = (u32)__cvta_generic_to_shared(at), other;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(other) : "r"(own), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(other));
-    return v;
-#else
-    return *at;
+    asm volatile("st.shared::cluster.f32 [%0], %1;" :: "r"(other), "f"(v) : "memory");
 #endif
 }
 
