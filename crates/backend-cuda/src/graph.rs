@@ -6,7 +6,9 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use backend_api::{Error, Result};
-use cudarc::driver::sys::{CUgraph, CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    CUgraph, CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode, CUstreamCaptureStatus,
+};
 
 use crate::device::{Device, DeviceMemory, DriverError, driver};
 use crate::pool::Block;
@@ -67,11 +69,12 @@ impl CudaGraph {
                 Ok(Run::Replayed)
             }
             State::Warm => match capture(device, &mut || body(false)) {
-                Ok(ready) => {
+                Ok(Some(ready)) => {
                     ready.launch()?;
                     self.0 = State::Ready(ready);
                     Ok(Run::Captured)
                 }
+                Ok(None) => self.eager(body, State::Warm),
                 Err(Error::Captured { .. }) => self.eager(body, State::Eager),
                 Err(error) => Err(error),
             },
@@ -151,15 +154,19 @@ fn address(device: &Device) -> usize {
     std::ptr::from_ref(device).addr()
 }
 
-/// Captures what `body` issues on this thread, on a stream of its own, so that other threads may go on using the backend.
+/// Captures what `body` issues on this thread, on a stream of its own, so that other threads may go on using the backend. None
+/// if the driver broke the capture off: what waits for the whole device does that to the captures of every thread.
 #[expect(unsafe_code, reason = "calls of the driver")]
-fn capture(device: &Arc<Device>, body: &mut dyn FnMut() -> Result<()>) -> Result<Ready> {
+fn capture(device: &Arc<Device>, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Ready>> {
     if CAPTURE.with_borrow(Option::is_some) {
         return Err(Error::Captured { op: "step" });
     }
     let mut on = CaptureStream::begin(device)?;
     let issued = body();
     let touched = CAPTURE.take().map(|capture| capture.touched).unwrap_or_default();
+    if on.is_broken() {
+        return Ok(None);
+    }
     issued?;
     let failed = |e: DriverError| device.failed("capturing a step", e);
     let (graph, mut ready) = (on.end().map_err(failed)?, null_mut());
@@ -167,7 +174,7 @@ fn capture(device: &Arc<Device>, body: &mut dyn FnMut() -> Result<()>) -> Result
     let made = unsafe { driver::graph_instantiate(&raw mut ready, graph, 0) }.map_err(failed);
     // SAFETY: nobody else has the handle; what was made of it stands alone.
     let _ = unsafe { driver::graph_destroy(graph) };
-    made.map(|()| Ready { graph: ready, device: device.clone(), _touched: touched })
+    made.map(|()| Some(Ready { graph: ready, device: device.clone(), _touched: touched }))
 }
 
 /// A stream that is being captured. Dropped, it ends this thread's capture, also where the body failed or panics.
@@ -193,6 +200,14 @@ impl<'d> CaptureStream<'d> {
         on.captures = true;
         CAPTURE.set(Some(Capture { device: address(device), stream, touched: HashMap::new() }));
         Ok(on)
+    }
+
+    /// Whether the driver has broken the capture off.
+    fn is_broken(&self) -> bool {
+        let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE as u32;
+        // SAFETY: the stream is alive; writes a number.
+        let asked = unsafe { driver::stream_is_capturing(self.stream, &raw mut status) };
+        asked.is_ok() && status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_INVALIDATED as u32
     }
 
     /// The graph of what was captured.
