@@ -1,7 +1,8 @@
 //! The suite that every backend must pass, on a GPU: `cargo test --release -p backend-cuda -- --ignored`; without the cases
 //! that need gigabytes, `-- --ignored --skip huge`. Under a sanitizer, `quick::` alone: `compute-sanitizer --tool memcheck
 //! --report-api-errors no --error-exitcode 1 CONFORMANCE --ignored quick::`, one tool after the other; some tests ask for more
-//! memory than there is, which is an error of the driver that is meant.
+//! memory than there is, which is an error of the driver that is meant. racecheck wants `--test-threads=1`, and `--skip in_steps
+//! --skip steps_equal --skip repeatable --skip serial_bits`: graphs take it minutes, and hold the same kernels.
 
 use std::sync::OnceLock;
 
