@@ -37,13 +37,15 @@ fn version(ptx: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// The only entry with its white space evened out: name, parameters and block.
+/// The only entry with its white space evened out: name, parameters and block. How many blocks a multiprocessor should hold is no
+/// matter of a launch.
 fn entry(ptx: &str) -> Option<String> {
     let (_, rest) = ptx.split_once(".visible .entry ")?;
     if rest.contains(".entry ") {
         return None;
     }
     let (declaration, _) = rest.split_once('{')?;
+    let declaration = declaration.split_once(".minnctapersm").map_or(declaration, |(entry, _)| entry);
     Some(declaration.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 

@@ -72,19 +72,35 @@ fn rendered(block: u32, name: &str, params: &[Param]) -> String {
     format!("__launch_bounds__({block}) {name}({})", params.join(", "))
 }
 
-/// The entry of a file with its white space evened out; none unless there is exactly one.
+/// The entry of a file with its white space evened out and without the blocks of a multiprocessor that `__launch_bounds__` may ask
+/// for, which are no matter of a launch; none unless there is exactly one.
 fn entry(cu: &str) -> Option<String> {
     let (before, rest) = cu.split_once("extern \"C\" __global__ void")?;
     if before.contains("__global__") || rest.contains("__global__") {
         return None;
     }
     let (declaration, _) = rest.split_once('{')?;
-    Some(declaration.split_whitespace().collect::<Vec<_>>().join(" "))
+    let declaration = declaration.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (bounds, entry) = declaration.split_once(')')?;
+    Some(format!("{}){entry}", bounds.split_once(',').map_or(bounds, |(block, _)| block)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_of_a_multiprocessor_are_no_part_of_an_entry() {
+        let of = |bounds| {
+            entry(&format!(
+                "extern \"C\" __global__ void __launch_bounds__({bounds})\nadd(u64 a, u32 b) {{}}"
+            ))
+        };
+        for bounds in ["256", "256, 4", "256, BLOCKS"] {
+            assert_eq!(of(bounds).unwrap(), "__launch_bounds__(256) add(u64 a, u32 b)");
+        }
+        assert_eq!(of("128, 4").unwrap(), "__launch_bounds__(128) add(u64 a, u32 b)");
+    }
 
     #[test]
     fn includes_are_put_in_place_once() {
