@@ -1,9 +1,9 @@
-// Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together. Needs
-// common.cuh, online.cuh, overlap.cuh and mma.cuh.
+// Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together; scores times
+// log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh, mma.cuh and fours.cuh.
 
 #if __CUDA_ARCH__ >= 800
 
-const u32 DIM = 128, HEADS = 8, KEYS = 16;
+const u32 DIM = 128, HEADS = 8, KEYS = 16, STEP = 8 * KEYS;  // STEP: keys that a block takes at a time
 
 __device__ inline f32 low(u32 pair, bf16) { return __uint_as_float(pair << 16); }
 __device__ inline f32 high(u32 pair, bf16) { return __uint_as_float(pair & 0xffff0000u); }
@@ -14,7 +14,8 @@ __device__ inline f32 high(u32 pair, f16) { return to_f32(f16{(u16)(pair >> 16)}
 struct State {
     f32 max = -infinity(), sum = 0.0f, out[16][4] = {};
 
-    __device__ void take(const uint4 (&q)[4], const uint4 (&k)[2][4], const uint4 (&v)[2][2][2], u64 first, u64 end, f32 scale) {
+    __device__ void take(const uint4 (&q)[4], const uint4 (&k)[2][4], const uint4 (&v)[2][2][2], u64 first, u64 end,
+                         f32 log2_scale) {
         u32 t = threadIdx.x % 4, whole[2], rest[2];
         f32 s[2][4] = {}, top = max;
         const uint4 none = make_uint4(0, 0, 0, 0);
@@ -23,13 +24,11 @@ struct State {
 #pragma unroll
             for (u32 i = 0; i < 4; i++) mma32(s[n], q[i], none, k[n][i], weight());
 #pragma unroll
-            for (u32 e = 0; e < 2; e++) {
-                s[n][e] *= scale;
-                if (first + n * 8 + 2 * t + e < end) top = fmaxf(top, s[n][e]);
-            }
+            for (u32 e = 0; e < 2; e++)
+                if (first + n * 8 + 2 * t + e < end) top = fmaxf(top, s[n][e] * log2_scale);
         }
         top = lanes_fold(top, 4, [](f32 a, f32 b) { return fmaxf(a, b); });
-        f32 before = relative(max, top);
+        f32 before = share_of(max, top);
         max = top, sum *= before;
         if (__any_sync(0xffffffffu, before != 1.0f))
 #pragma unroll
@@ -40,7 +39,7 @@ struct State {
         for (u32 n = 0; n < 2; n++) {
 #pragma unroll
             for (u32 e = 0; e < 2; e++) {
-                s[n][e] = first + n * 8 + 2 * t + e < end ? relative(s[n][e], max) : 0.0f;
+                s[n][e] = first + n * 8 + 2 * t + e < end ? share_of(s[n][e], log2_scale, max) : 0.0f;
                 sum += s[n][e];
             }
             whole[n] = pair(s[n][0], s[n][1], weight());
@@ -58,7 +57,8 @@ struct State {
 __device__ inline uint4 piece(const weight* p, bool inside) { return inside ? once16(p) : make_uint4(0, 0, 0, 0); }
 
 // Leaves what a block's keys give for the heads in shared memory: sums relative to maxima, one set a warp. The keys are those
-// that sure() says; `keys` is a guess, which is loaded while that is found out.
+// that sure() says; `keys` is a guess, which is loaded while that is found out. The next kernel begins when its loads no
+// longer delay these: at once if the keys are few, which the prefetch before has brought near, else behind the last of them.
 template <class Keys, class Sure>
 __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q, const weight* k, u64 k_stride,
                               const weight* v, u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4],
@@ -82,6 +82,7 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
                 value[n][e / 2][e % 2] = piece(v + (j + n * 8 + 2 * t + e / 2) * v_stride + e % 2 * 64 + g * 8,
                                                j + n * 8 + 2 * t + e / 2 < end && e % 2 * 64 + g * 8 < head_dim);
     };
+    if (keys.end - keys.first <= STEP) release_next();
     u64 j = keys.first + warp * KEYS;
     load_keys(j), load_values(j);
 #pragma unroll
@@ -94,9 +95,10 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
     }
     keys = found;
     State state;
-    for (; j < end; j += 8 * KEYS) {
-        state.take(query, key, value, j, end, scale);
-        load_keys(j + 8 * KEYS), load_values(j + 8 * KEYS);
+    for (; j < end; j += STEP) {
+        if (j + STEP >= end) release_next();
+        state.take(query, key, value, j, end, scale * 1.4426950408889634f);
+        load_keys(j + STEP), load_values(j + STEP);
     }
     state.sum = lanes_fold(state.sum, 4, [](f32 a, f32 b) { return a + b; });
     if (t == 0) peaks[warp][g][0] = state.max, peaks[warp][g][1] = state.sum;
@@ -112,27 +114,6 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
                                 of[2][half] + of[2][half + 2], of[3][half] + of[3][half + 2]);
             }
     __syncthreads();
-}
-
-// A cluster's blocks wait for each other in two steps: what was written before the first is seen after the second.
-__device__ inline void cluster_arrive() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
-#endif
-}
-__device__ inline void cluster_wait() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
-
-// Writes what block `rank` of the cluster has where this one has `at`, in shared memory.
-__device__ inline void give(f32* at, u32 rank, f32 v) {
-#if __CUDA_ARCH__ >= 900
-    u32 own = (u32)__cvta_generic_to_shared(at), other;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(other) : "r"(own), "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" :: "r"(other), "f"(v) : "memory");
-#endif
 }
 
 #endif

@@ -52,15 +52,18 @@ struct Found {
     f32 maxima[64][HEADS], sums[64][HEADS], shares[64][HEADS], tops[HEADS];
     float4 outs[HEADS][512];
 
-    // The groups' sums of values in a column, and of weights, relative to the maximum of all.
-    __device__ f32 total(const Lanes& lanes, u32 h, u32 column, f32& sum) const {
-        f32 total = sum = 0.0f;
+    // The groups' sums of values in a column, or of weights, relative to the maximum of all.
+    __device__ f32 total(const Lanes& lanes, u32 h, u32 column) const {
+        f32 total = 0.0f;
 #pragma unroll 8
-        for (u32 g = 0; g < lanes.groups; g++) {
-            sum += sums[g][h] * shares[g][h];
-            total += ((const f32*)outs[h])[g * lanes.count * 8 + column] * shares[g][h];
-        }
+        for (u32 g = 0; g < lanes.groups; g++) total += ((const f32*)outs[h])[g * lanes.count * 8 + column] * shares[g][h];
         return total;
+    }
+    __device__ f32 sum(const Lanes& lanes, u32 h) const {
+        f32 sum = 0.0f;
+#pragma unroll 8
+        for (u32 g = 0; g < lanes.groups; g++) sum += sums[g][h] * shares[g][h];
+        return sum;
     }
 };
 

@@ -23,12 +23,13 @@ matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u
         [] {},
         [=, &old](uint4* vector, u64 group) {
             const u32 each = 16 / sizeof(scalar);
-            for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);
+            for (u32 i = threadIdx.x * each; i < k; i += 256 * each) fetch16(vector + place<scalar>(i, pieces), x + i);
 #pragma unroll
             for (u32 r = 0; r < R; r++) {
                 if (!accumulate || group >= n || group * R + r >= n) continue;
                 old[r] = wide ? fresh((f32*)out + group * R + r) : to_f32(fresh(out + group * R + r));
             }
+            fetched();
         },
         [=, &old](u64 group, const f32 (&sums)[R]) {
 #pragma unroll

@@ -35,7 +35,7 @@ template <u32 R, u32 U, class X, class Rows, class Before, class After, class Fi
 __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 pieces, u32 share, Rows row,
                                    Before before, After after, Finish finish) {
     extern __shared__ uint4 vector[];
-    __shared__ f32 parts[8][R];
+    __shared__ __align__(16) f32 parts[8][R];
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, per = (pieces + share - 1) / share, slots = 8 / share;
     u32 first = warp % share * per + lane, end = min(warp % share * per + per, pieces);
     u64 group = min((u64)blockIdx.x * slots + warp / share, groups - 1);
@@ -82,7 +82,8 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
 #pragma unroll
     for (u32 r = 0; r < R; r++) {
         sums[r] = 0.0f;
-        for (u32 s = 0; s < share; s++) sums[r] += parts[threadIdx.x * share + s][r];
+#pragma unroll
+        for (u32 s = 0; s < 8; s++) sums[r] += s < share ? parts[threadIdx.x * share + s][r] : 0.0f;
     }
     finish(own, sums);
 }

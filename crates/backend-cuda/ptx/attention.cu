@@ -2,13 +2,14 @@
 //            end = min(positions[r], capacity - 1) + 1, g = h / group
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
-//         partials: 4 * (head_dim + 2) per split of every tile   counters: one per tile, 0
-// launch  grid = rows * n_kv_heads * ceil(group / 4) tiles * splits, or less if splits = 1: blocks stride; block = 256
+//         partials: 4 * (head_dim + 2) per split of every tile, unused in clusters   counters: one per tile, 0
+// launch  grid = rows * n_kv_heads * ceil(group / 4) tiles * splits, or less if splits = 1: blocks stride; block = 256;
+//         clusters of `cluster` blocks: all splits, at most 8, or 1, as below compute capability 9.0
 // needs   head_dim <= 256; 1 <= capacity < 2^32; window >= 1; out apart from the rest
 // how     a block takes a tile, up to four query heads of a row that share keys, and a split of the keys. The lanes that
 //         hold a key own eight columns each of q, of the key and of the output; groups of lanes take keys in turn, with
 //         a running maximum and sums relative to it, and meet in shared memory in a fixed order; so do the splits, in
-//         the block that comes last. Keys outside the window are never read.
+//         that of each block of a cluster, or in the block that comes last. Keys outside the window are never read.
 // cost    reads the keys and values that a row sees once per four query heads; 4 * head_dim operations per key and head
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -165,6 +166,71 @@ __device__ inline u32 order(f32 v) {
     u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
+// Overlap with the kernel before (programmatic dependent launch, from compute capability 9.0 on), and loads that go with it.
+// Needs common.cuh.
+//
+// A kernel that is launched to overlap may run before its predecessor has finished: until `await_previous` it must touch
+// only what no kernel in flight writes, and afterwards read through `fresh` what L1 may hold an older copy of.
+
+#if __CUDA_ARCH__ >= 900
+__device__ inline void await_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ inline void release_next() { asm volatile("griddepcontrol.launch_dependents;"); }
+#else
+__device__ inline void await_previous() {}
+__device__ inline void release_next() {}
+#endif
+
+// 16 bytes past L1.
+__device__ inline uint4 fresh16(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+__device__ inline u32 fresh(const u32* p) {
+    u32 v;
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+__device__ inline f32 fresh(const f32* p) { return __uint_as_float(fresh((const u32*)p)); }
+template <class E> __device__ inline E fresh(const E* p) {
+    E v;
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(v.bits) : "l"(p));
+    return v;
+}
+
+// 16 bytes that are read once.
+__device__ inline uint4 once16(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+// 16 bytes that are read once, and that no kernel in flight writes.
+__device__ inline uint4 weights16(const void* p) {
+#if __CUDA_ARCH__ >= 700
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+#else
+    return once16(p);
+#endif
+}
+
+// 16 bytes past L1 to shared memory, where `fetched` has waited for those of this thread.
+__device__ inline void fetch16(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    *(uint4*)to = fresh16(from);
+#endif
+}
+__device__ inline void fetched() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 // Blocks that share an output: each leaves its part in memory, and the last to arrive puts them together in a fixed order.
 // Needs common.cuh.
 
@@ -194,6 +260,52 @@ __device__ inline f32 sum_of(const f32* p, u64 step, u32 n) {
         for (u32 i = 0; i < 16; i++) sum += held[i];
     }
     return sum;
+}
+// Blocks of a cluster, from compute capability 9.0 on, and what they leave in each other's shared memory. Needs common.cuh.
+
+// A cluster's blocks wait for each other in two steps: what was written before the first is seen after the second. A block
+// that has left counts as arrived.
+__device__ inline void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+
+// The first step for a block that has only begun: nothing that it wrote need be seen, which spares a fence.
+__device__ inline void cluster_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;");
+#endif
+}
+
+// The address that block `rank` of the cluster has where this one has `own`, in shared memory.
+__device__ inline u32 across(const void* own, u32 rank) {
+    u32 at = (u32)__cvta_generic_to_shared(own);
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
+#endif
+    return at;
+}
+__device__ inline void give(u32 at, f32 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.f32 [%0], %1;" :: "r"(at), "f"(v) : "memory");
+#endif
+}
+__device__ inline void give(u32 at, float2 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(v.x), "f"(v.y) : "memory");
+#endif
+}
+__device__ inline void give(u32 at, float4 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :: "r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+#endif
 }
 // Sums weighted by a softmax, in parts that are each relative to the maximum of their own scores. Needs common.cuh.
 
@@ -277,15 +389,18 @@ struct Found {
     f32 maxima[64][HEADS], sums[64][HEADS], shares[64][HEADS], tops[HEADS];
     float4 outs[HEADS][512];
 
-    // The groups' sums of values in a column, and of weights, relative to the maximum of all.
-    __device__ f32 total(const Lanes& lanes, u32 h, u32 column, f32& sum) const {
-        f32 total = sum = 0.0f;
+    // The groups' sums of values in a column, or of weights, relative to the maximum of all.
+    __device__ f32 total(const Lanes& lanes, u32 h, u32 column) const {
+        f32 total = 0.0f;
 #pragma unroll 8
-        for (u32 g = 0; g < lanes.groups; g++) {
-            sum += sums[g][h] * shares[g][h];
-            total += ((const f32*)outs[h])[g * lanes.count * 8 + column] * shares[g][h];
-        }
+        for (u32 g = 0; g < lanes.groups; g++) total += ((const f32*)outs[h])[g * lanes.count * 8 + column] * shares[g][h];
         return total;
+    }
+    __device__ f32 sum(const Lanes& lanes, u32 h) const {
+        f32 sum = 0.0f;
+#pragma unroll 8
+        for (u32 g = 0; g < lanes.groups; g++) sum += sums[g][h] * shares[g][h];
+        return sum;
     }
 };
 
@@ -373,12 +488,17 @@ attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale
 extern "C" __global__ void __launch_bounds__(256)
 attention(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
           u64 v_stride, const u32* positions, u64 rows, u64 capacity, u64 window, u32 n_kv_heads, u32 group,
-          u32 head_dim, f32 scale, f32* partials, u32* counters, u32 splits) {
+          u32 head_dim, f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
     __shared__ Found found;
     u32 parts = (group + HEADS - 1) / HEADS, of_row = n_kv_heads * parts, step = head_dim + 2, split = blockIdx.x % splits;
+    __shared__ f32 inbox[7 * HEADS * 64];  // a share of the elements of each block of a cluster
+    __shared__ float2 tops[8][HEADS];
+    if (cluster > 1) cluster_begin();
     Lanes lanes(head_dim);
     bool even = head_dim % 8 == 0, wide_q = even && aligned(q, q_stride, rows);
     bool wide = even && aligned(k, k_stride, capacity) && aligned(v, v_stride, capacity);
+    await_previous();
+    release_next();
     for (u64 tile = blockIdx.x / splits; tile < rows * of_row; tile += gridDim.x / splits) {
         u64 row = tile / of_row;
         u32 at = tile % of_row, kv_head = at / parts, head = at % parts * HEADS, heads = min(group - head, HEADS);
@@ -396,19 +516,40 @@ attention(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weig
         __syncthreads();
         if (wide) attend<true, 4>(span, lanes, query, scale, found);
         else attend<false, 1>(span, lanes, query, scale, found);
+        // Of a cluster's blocks the first 2^n finish: block b every 2^n-th element, from the b-th on.
+        u32 n = 31 - __clz(active), elements = HEADS * 256 >> n, rank = threadIdx.x & ((1 << n) - 1);
         f32* own = partials + (tile * splits + split) * HEADS * step;
+        if (active > 1 && cluster > 1) {
+            cluster_wait();  // All blocks have begun.
+            if (threadIdx.x >> n < heads) {
+                u32 h = threadIdx.x >> n;
+                give(across(&tops[split][h], rank), make_float2(found.tops[h], found.sum(lanes, h)));
+            }
+        }
         for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
             u32 h = e / head_dim, c = e % head_dim;
-            f32 sum, total = found.total(lanes, h, c, sum);
-            if (active == 1) store(out + row * out_stride + columns + e, quotient(total, found.tops[h], sum));
+            f32 total = found.total(lanes, h, c);
+            if (active == 1) store(out + row * out_stride + columns + e, quotient(total, found.tops[h], found.sum(lanes, h)));
+            else if (cluster > 1) give(across(inbox + split * elements + (e >> n), rank), total);
             else own[h * step + 2 + c] = total;
-            if (active > 1 && c == 0) own[h * step] = found.tops[h], own[h * step + 1] = sum;
+            if (active > 1 && cluster == 1 && c == 0) own[h * step] = found.tops[h], own[h * step + 1] = found.sum(lanes, h);
         }
-        if (active == 1 || !last_of(counters + tile, active)) continue;
+        if (active == 1) continue;
+        if (cluster > 1) {
+            cluster_arrive(), cluster_wait();
+            if (split >> n) continue;
+            for (u32 i = threadIdx.x, e = i << n | split; e < heads * head_dim; i += 256, e = i << n | split) {
+                f32 max, sum, total = fold(active, max, sum, [&](u32 b, f32& peak, f32& part, f32& value) {
+                    peak = tops[b][e / head_dim].x, part = tops[b][e / head_dim].y, value = inbox[b * elements + i];
+                });
+                store(out + row * out_stride + columns + e, quotient(total, max, sum));
+            }
+            continue;
+        }
+        if (!last_of(counters + tile, active)) continue;
         for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
-            f32 max, sum;
             const f32* of_head = partials + (tile * splits * HEADS + e / head_dim) * step;
-            f32 total = fold(active, max, sum, [=](u32 i, f32& peak, f32& part, f32& value) {
+            f32 max, sum, total = fold(active, max, sum, [=](u32 i, f32& peak, f32& part, f32& value) {
                 const f32* p = of_head + (u64)i * HEADS * step;
                 peak = __ldcg(p), part = __ldcg(p + 1), value = __ldcg(p + 2 + e % head_dim);
             });

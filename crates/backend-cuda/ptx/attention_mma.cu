@@ -2,16 +2,16 @@
 //                end = min(positions[r], capacity - 1) + 1, g = h / group: for few rows, whose keys are split
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
-//         partials: 8 * 130 per split of every tile   counters: one per tile, 0
+//         partials: 8 * 132 per split of every tile, unused in clusters   counters: one per tile, 0
 // launch  grid = rows * n_kv_heads * ceil(group / 8) tiles * splits; block = 256; clusters of `cluster` blocks: all splits, at
 //         most 8, or 1, as below compute capability 9.0
 // needs   head_dim <= 128, a multiple of 8; q, k and v aligned to 16 bytes in every row; capacity < 2^31; out apart from
 //         the rest
 // how     a block takes the queries of a tile and a split of the keys, its warps 16 keys at a time: scores on tensor cores,
 //         a running maximum, weights as two 16-bit numbers (value and remainder) times values on tensor cores. The
-//         blocks of a cluster give each other their parts through shared memory, each puts a share of the elements
-//         together, in order; without clusters the block that comes last does. Keys outside the window have no weight.
-//         To overlap, the keys that an earlier position would have seen are prefetched.
+//         blocks of a cluster give each other their parts through shared memory, each puts a share of the columns
+//         together, in order; without clusters the block that comes last does. Blocks without keys leave. Keys outside
+//         the window have no weight. To overlap, the keys that an earlier position would have seen are prefetched.
 // cost    reads the keys and values that a row sees once for up to eight query heads
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -219,6 +219,20 @@ __device__ inline uint4 weights16(const void* p) {
     return once16(p);
 #endif
 }
+
+// 16 bytes past L1 to shared memory, where `fetched` has waited for those of this thread.
+__device__ inline void fetch16(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    *(uint4*)to = fresh16(from);
+#endif
+}
+__device__ inline void fetched() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 // Products of 16-bit matrices on tensor cores, from compute capability 8.0 on, with operands as they come from memory 16
 // bytes at a time. Needs common.cuh.
 
@@ -279,40 +293,99 @@ __device__ inline f32 sum_of(const f32* p, u64 step, u32 n) {
     }
     return sum;
 }
-// Sums weighted by a softmax, in parts that are each relative to the maximum of their own scores. Needs common.cuh.
+// Blocks of a cluster, from compute capability 9.0 on, and what they leave in each other's shared memory. Needs common.cuh.
 
-// exp(x - max) that counts x = max = -inf as 1, which a larger maximum scales to 0 later.
-__device__ inline f32 relative(f32 x, f32 max) { return x == max ? 1.0f : expf(x - max); }
-
-// Folds n parts, each relative to its own maximum, in order; get(i) gives maximum, sum and value of the i-th.
-template <class Get> __device__ inline f32 fold(u32 n, f32& max, f32& sum, Get get) {
-    f32 total = 0.0f, peak[8], part[8], value[8];
-    max = -infinity(), sum = 0.0f;
-    for (u32 first = 0; first < n; first += 8) {
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) get(min(first + i, n - 1), peak[i], part[i], value[i]);
-        f32 top = max;
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) top = fmaxf(top, peak[i]);
-        f32 before = relative(max, top);
-        max = top, sum *= before, total *= before;
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) {
-            f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
-            sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
-        }
-    }
-    return total;
+// A cluster's blocks wait for each other in two steps: what was written before the first is seen after the second. A block
+// that has left counts as arrived.
+__device__ inline void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+#endif
 }
 
-// Scores with +inf, or -inf alone, have no softmax.
-__device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
-// Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together. Needs
-// common.cuh, online.cuh, overlap.cuh and mma.cuh.
+// The first step for a block that has only begun: nothing that it wrote need be seen, which spares a fence.
+__device__ inline void cluster_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;");
+#endif
+}
+
+// The address that block `rank` of the cluster has where this one has `own`, in shared memory.
+__device__ inline u32 across(const void* own, u32 rank) {
+    u32 at = (u32)__cvta_generic_to_shared(own);
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
+#endif
+    return at;
+}
+__device__ inline void give(u32 at, f32 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.f32 [%0], %1;" :: "r"(at), "f"(v) : "memory");
+#endif
+}
+__device__ inline void give(u32 at, float2 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(v.x), "f"(v.y) : "memory");
+#endif
+}
+__device__ inline void give(u32 at, float4 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :: "r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+#endif
+}
+// Sums weighted by a softmax whose weights are powers of two, four columns at a time. Needs common.cuh.
+
+// 2^(x * scale - max) that counts x * scale = max = -inf as 1, which a larger maximum scales to 0 later. The product is not
+// rounded, so that large scores cost no accuracy.
+__device__ inline f32 share_of(f32 x, f32 scale, f32 max) {
+    f32 y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(__fmaf_rn(x, scale, -max)));
+    return x * scale == max ? 1.0f : y;
+}
+__device__ inline f32 share_of(f32 x, f32 max) { return share_of(x, 1.0f, max); }
+
+// Four columns of a head, from parts that are each relative to their own maximum.
+struct Four {
+    f32 max = -infinity(), sum = 0.0f;
+    float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+
+    // Adds n parts, at most eight, in order; tops(i) gives maximum and sum of the i-th, columns(i) its columns.
+    template <class Tops, class Columns> __device__ void add(u32 n, Tops tops, Columns columns) {
+        float2 top[8];
+        f32 before = max;
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) top[i] = i < n ? tops(i) : make_float2(-infinity(), 0.0f);
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) max = fmaxf(max, top[i].x);
+        scale(share_of(before, max));
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) {
+            f32 share = share_of(top[i].x, max);
+            float4 part = i < n ? columns(i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            sum += top[i].y * share;
+            total.x += part.x * share, total.y += part.y * share, total.z += part.z * share, total.w += part.w * share;
+        }
+    }
+    __device__ void scale(f32 by) { sum *= by, total.x *= by, total.y *= by, total.z *= by, total.w *= by; }
+
+    // Scores with +inf, or -inf alone, have no softmax.
+    __device__ void finish(scalar* to) {
+        scale(fabsf(max) < infinity() ? __fdividef(1.0f, sum) : not_a_number());
+        store(to, total.x), store(to + 1, total.y), store(to + 2, total.z), store(to + 3, total.w);
+    }
+};
+// Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together; scores times
+// log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh, mma.cuh and fours.cuh.
 
 #if __CUDA_ARCH__ >= 800
 
-const u32 DIM = 128, HEADS = 8, KEYS = 16;
+const u32 DIM = 128, HEADS = 8, KEYS = 16, STEP = 8 * KEYS;  // STEP: keys that a block takes at a time
 
 __device__ inline f32 low(u32 pair, bf16) { return __uint_as_float(pair << 16); }
 __device__ inline f32 high(u32 pair, bf16) { return __uint_as_float(pair & 0xffff0000u); }
@@ -323,7 +396,8 @@ __device__ inline f32 high(u32 pair, f16) { return to_f32(f16{(u16)(pair >> 16)}
 struct State {
     f32 max = -infinity(), sum = 0.0f, out[16][4] = {};
 
-    __device__ void take(const uint4 (&q)[4], const uint4 (&k)[2][4], const uint4 (&v)[2][2][2], u64 first, u64 end, f32 scale) {
+    __device__ void take(const uint4 (&q)[4], const uint4 (&k)[2][4], const uint4 (&v)[2][2][2], u64 first, u64 end,
+                         f32 log2_scale) {
         u32 t = threadIdx.x % 4, whole[2], rest[2];
         f32 s[2][4] = {}, top = max;
         const uint4 none = make_uint4(0, 0, 0, 0);
@@ -332,13 +406,11 @@ struct State {
 #pragma unroll
             for (u32 i = 0; i < 4; i++) mma32(s[n], q[i], none, k[n][i], weight());
 #pragma unroll
-            for (u32 e = 0; e < 2; e++) {
-                s[n][e] *= scale;
-                if (first + n * 8 + 2 * t + e < end) top = fmaxf(top, s[n][e]);
-            }
+            for (u32 e = 0; e < 2; e++)
+                if (first + n * 8 + 2 * t + e < end) top = fmaxf(top, s[n][e] * log2_scale);
         }
         top = lanes_fold(top, 4, [](f32 a, f32 b) { return fmaxf(a, b); });
-        f32 before = relative(max, top);
+        f32 before = share_of(max, top);
         max = top, sum *= before;
         if (__any_sync(0xffffffffu, before != 1.0f))
 #pragma unroll
@@ -349,7 +421,7 @@ struct State {
         for (u32 n = 0; n < 2; n++) {
 #pragma unroll
             for (u32 e = 0; e < 2; e++) {
-                s[n][e] = first + n * 8 + 2 * t + e < end ? relative(s[n][e], max) : 0.0f;
+                s[n][e] = first + n * 8 + 2 * t + e < end ? share_of(s[n][e], log2_scale, max) : 0.0f;
                 sum += s[n][e];
             }
             whole[n] = pair(s[n][0], s[n][1], weight());
@@ -367,7 +439,8 @@ struct State {
 __device__ inline uint4 piece(const weight* p, bool inside) { return inside ? once16(p) : make_uint4(0, 0, 0, 0); }
 
 // Leaves what a block's keys give for the heads in shared memory: sums relative to maxima, one set a warp. The keys are those
-// that sure() says; `keys` is a guess, which is loaded while that is found out.
+// that sure() says; `keys` is a guess, which is loaded while that is found out. The next kernel begins when its loads no
+// longer delay these: at once if the keys are few, which the prefetch before has brought near, else behind the last of them.
 template <class Keys, class Sure>
 __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q, const weight* k, u64 k_stride,
                               const weight* v, u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4],
@@ -391,6 +464,7 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
                 value[n][e / 2][e % 2] = piece(v + (j + n * 8 + 2 * t + e / 2) * v_stride + e % 2 * 64 + g * 8,
                                                j + n * 8 + 2 * t + e / 2 < end && e % 2 * 64 + g * 8 < head_dim);
     };
+    if (keys.end - keys.first <= STEP) release_next();
     u64 j = keys.first + warp * KEYS;
     load_keys(j), load_values(j);
 #pragma unroll
@@ -403,9 +477,10 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
     }
     keys = found;
     State state;
-    for (; j < end; j += 8 * KEYS) {
-        state.take(query, key, value, j, end, scale);
-        load_keys(j + 8 * KEYS), load_values(j + 8 * KEYS);
+    for (; j < end; j += STEP) {
+        if (j + STEP >= end) release_next();
+        state.take(query, key, value, j, end, scale * 1.4426950408889634f);
+        load_keys(j + STEP), load_values(j + STEP);
     }
     state.sum = lanes_fold(state.sum, 4, [](f32 a, f32 b) { return a + b; });
     if (t == 0) peaks[warp][g][0] = state.max, peaks[warp][g][1] = state.sum;
@@ -423,37 +498,16 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
     __syncthreads();
 }
 
-// A cluster's blocks wait for each other in two steps: what was written before the first is seen after the second.
-__device__ inline void cluster_arrive() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
-#endif
-}
-__device__ inline void cluster_wait() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
-
-// Writes what block `rank` of the cluster has where this one has `at`, in shared memory.
-__device__ inline void give(f32* at, u32 rank, f32 v) {
-#if __CUDA_ARCH__ >= 900
-    u32 own = (u32)__cvta_generic_to_shared(at), other;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(other) : "r"(own), "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" :: "r"(other), "f"(v) : "memory");
-#endif
-}
-
 #endif
 
 // A block's share of a row's keys.
 struct Keys {
     u32 first, end, blocks;  // blocks: that have one
 
-    __device__ Keys(u32 position, u32 capacity, u64 window, u32 split, u32 splits, u32 cluster) {
+    __device__ Keys(u32 position, u32 capacity, u64 window, u32 split, u32 splits) {
         u32 last = min(position, capacity - 1) + 1, begin = last > window ? last - (u32)window : 0, count = last - begin;
         u32 each = ((count - 1) / (splits * KEYS) + 1) * KEYS;
-        blocks = cluster > 1 ? splits : (count + each - 1) / each;
+        blocks = (count + each - 1) / each;
         first = begin + min(split * each, count), end = begin + min(split * each + each, count);
     }
 };
@@ -464,76 +518,62 @@ __device__ inline void prefetch(const weight* from, u64 stride, const Keys& keys
         asm volatile("prefetch.global.L2 [%0];" :: "l"(from + (u64)(keys.first + i / lines) * stride + i % lines * 64));
 }
 
-// The parts of eight warps together: put(h, c, total, max, sum) for each element.
-template <class Put>
-__device__ inline void meet_warps(const f32 (*parts)[HEADS][DIM + 4], const f32 (*peaks)[HEADS][2], u32 heads, u32 head_dim,
-                                  Put put) {
-    for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
-        u32 h = e / head_dim, c = e % head_dim;
-        f32 max = -infinity(), sum = 0.0f, total = 0.0f;
-#pragma unroll
-        for (u32 warp = 0; warp < 8; warp++) max = fmaxf(max, peaks[warp][h][0]);
-#pragma unroll
-        for (u32 warp = 0; warp < 8; warp++) {
-            f32 share = relative(peaks[warp][h][0], max);
-            sum += peaks[warp][h][1] * share, total += parts[warp][h][c] * share;
-        }
-        put(h, c, total, max, sum);
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(256)
 attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
               u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
               f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
-    __shared__ __align__(16) f32 parts[8][HEADS][DIM + 4];
-    __shared__ f32 peaks[8][HEADS][2];
-    __shared__ f32 inbox[HEADS * DIM + 8], tops[8][HEADS][2];  // of a cluster's blocks, each with its share of the elements
+    const u32 step = DIM + 4;
+    __shared__ __align__(16) f32 parts[8][HEADS][step];
+    __shared__ __align__(8) f32 peaks[8][HEADS][2];
+    __shared__ float4 inbox[7 * HEADS * DIM / 16];  // a share of the columns of each block of a cluster
+    __shared__ float2 tops[8][HEADS];
     u32 tiles_of_head = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
     u32 row = index / tiles_of_head / n_kv_heads, kv_head = index / tiles_of_head % n_kv_heads;
     u32 head = index % tiles_of_head * HEADS, heads = min(group - head, HEADS);
     k += kv_head * head_dim, v += kv_head * head_dim;
-    release_next();
-    if (cluster > 1) cluster_arrive();
-    Keys keys(fresh(positions + row), capacity, window, split, splits, cluster);
+    if (cluster > 1) cluster_begin();
+    Keys keys(fresh(positions + row), capacity, window, split, splits);
     if (cluster > 1) prefetch(k, k_stride, keys, head_dim), prefetch(v, v_stride, keys, head_dim);
     await_previous();
     u64 columns = (u64)(kv_head * group + head) * head_dim;
-    attend(keys, [=] { return Keys(fresh(positions + row), capacity, window, split, splits, cluster); }, heads,
+    attend(keys, [=] { return Keys(fresh(positions + row), capacity, window, split, splits); }, heads,
            q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
     if (split >= keys.blocks) return;
     scalar* to = out + row * out_stride + columns;
-    const u32 step = DIM + 2;
-    if (cluster > 1) {
-        u32 each = (heads * head_dim + cluster - 1) / cluster;
-        cluster_wait();  // All blocks have begun.
-        meet_warps(parts, peaks, heads, head_dim, [&](u32 h, u32 c, f32 total, f32 max, f32 sum) {
-            u32 e = h * head_dim + c;
-            give(inbox + split * each + e % each, e / each, total);
-            if (c < cluster) give(&tops[split][h][0], c, max), give(&tops[split][h][1], c, sum);
-        });
-        cluster_arrive(), cluster_wait();
-        for (u32 i = threadIdx.x, e = split * each + i; i < each && e < heads * head_dim; i += 256, e += 256) {
-            f32 max, sum, total = fold(cluster, max, sum, [&](u32 b, f32& peak, f32& part, f32& value) {
-                peak = tops[b][e / head_dim][0], part = tops[b][e / head_dim][1], value = inbox[b * each + i];
-            });
-            store(to + e, quotient(total, max, sum));
-        }
+    u32 h = threadIdx.x / 32, c = threadIdx.x % 32 * 4;  // A thread puts four columns of a head together.
+    bool inside = h < heads && c < head_dim;
+    Four own;
+    if (inside)
+        own.add(8, [&](u32 warp) { return *(const float2*)peaks[warp][h]; },
+                [&](u32 warp) { return *(const float4*)&parts[warp][h][c]; });
+    if (keys.blocks == 1) {
+        if (inside) own.finish(to + h * head_dim + c);
         return;
     }
-    f32* own = partials + ((u64)index * splits + split) * HEADS * step;
-    meet_warps(parts, peaks, heads, head_dim, [&](u32 h, u32 c, f32 total, f32 max, f32 sum) {
-        if (keys.blocks == 1) return store(to + h * head_dim + c, quotient(total, max, sum));
-        own[h * step + 2 + c] = total;
-        if (c == 0) own[h * step] = max, own[h * step + 1] = sum;
-    });
-    if (keys.blocks == 1 || !last_of(counters + index, keys.blocks)) return;
-    for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
-        const f32* of_head = partials + ((u64)index * splits * HEADS + e / head_dim) * step;
-        f32 max, sum, total = fold(keys.blocks, max, sum, [&](u32 i, f32& peak, f32& part, f32& value) {
-            const f32* p = of_head + (u64)i * HEADS * step;
-            peak = __ldcg(p), part = __ldcg(p + 1), value = __ldcg(p + 2 + e % head_dim);
-        });
-        store(to + e, quotient(total, max, sum));
+    if (cluster > 1) {
+        // The first 2^n blocks finish: block b every 2^n-th four of columns, from the b-th on.
+        u32 n = 31 - __clz(keys.blocks), each = 256 >> n, rank = threadIdx.x & ((1 << n) - 1);
+        cluster_wait();  // All blocks have begun.
+        if (inside) give(across(inbox + split * each + (threadIdx.x >> n), rank), own.total);
+        if (inside && c >> n < 4) give(across(&tops[split][h], rank), make_float2(own.max, own.sum));
+        cluster_arrive(), cluster_wait();
+        u32 four = threadIdx.x << n | split;
+        h = four / 32, c = four % 32 * 4;
+        if (split >> n || threadIdx.x >= each || h >= heads || c >= head_dim) return;
+        Four all;
+        all.add(keys.blocks, [&](u32 b) { return tops[b][h]; }, [&](u32 b) { return inbox[b * each + threadIdx.x]; });
+        all.finish(to + h * head_dim + c);
+        return;
     }
+    f32* left = partials + ((u64)index * splits * HEADS + h) * step;  // by the first block
+    if (inside) *(float4*)(left + (u64)split * HEADS * step + 4 + c) = own.total;
+    if (inside && c == 0) *(float2*)(left + (u64)split * HEADS * step) = make_float2(own.max, own.sum);
+    if (!last_of(counters + index, keys.blocks) || !inside) return;
+    Four all;
+    for (u32 first = 0; first < keys.blocks; first += 8) {
+        const f32* from = left + (u64)first * HEADS * step;
+        all.add(min(keys.blocks - first, 8u), [=](u32 i) { return __ldcg((const float2*)(from + i * HEADS * step)); },
+                [=](u32 i) { return __ldcg((const float4*)(from + i * HEADS * step + 4 + c)); });
+    }
+    all.finish(to + h * head_dim + c);
 }

@@ -212,6 +212,20 @@ __device__ inline uint4 weights16(const void* p) {
     return once16(p);
 #endif
 }
+
+// 16 bytes past L1 to shared memory, where `fetched` has waited for those of this thread.
+__device__ inline void fetch16(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    *(uint4*)to = fresh16(from);
+#endif
+}
+__device__ inline void fetched() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 // Many rows of weights against one vector: the products of a decoding step. Needs common.cuh and overlap.cuh.
 //
 // A warp streams 16-byte pieces of R rows, or `share` warps a part each, U pieces of every row in flight: eight loads of
@@ -249,7 +263,7 @@ template <u32 R, u32 U, class X, class Rows, class Before, class After, class Fi
 __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 pieces, u32 share, Rows row,
                                    Before before, After after, Finish finish) {
     extern __shared__ uint4 vector[];
-    __shared__ f32 parts[8][R];
+    __shared__ __align__(16) f32 parts[8][R];
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, per = (pieces + share - 1) / share, slots = 8 / share;
     u32 first = warp % share * per + lane, end = min(warp % share * per + per, pieces);
     u64 group = min((u64)blockIdx.x * slots + warp / share, groups - 1);
@@ -296,7 +310,8 @@ __device__ inline void stream_rows(const weight* w, u64 stride, u64 groups, u32 
 #pragma unroll
     for (u32 r = 0; r < R; r++) {
         sums[r] = 0.0f;
-        for (u32 s = 0; s < share; s++) sums[r] += parts[threadIdx.x * share + s][r];
+#pragma unroll
+        for (u32 s = 0; s < 8; s++) sums[r] += s < share ? parts[threadIdx.x * share + s][r] : 0.0f;
     }
     finish(own, sums);
 }
@@ -362,12 +377,13 @@ matmul_vec(scalar* out, const scalar* x, const weight* w, u64 w_stride, u64 n, u
         [] {},
         [=, &old](uint4* vector, u64 group) {
             const u32 each = 16 / sizeof(scalar);
-            for (u32 i = threadIdx.x * each; i < k; i += 256 * each) vector[place<scalar>(i, pieces)] = fresh16(x + i);
+            for (u32 i = threadIdx.x * each; i < k; i += 256 * each) fetch16(vector + place<scalar>(i, pieces), x + i);
 #pragma unroll
             for (u32 r = 0; r < R; r++) {
                 if (!accumulate || group >= n || group * R + r >= n) continue;
                 old[r] = wide ? fresh((f32*)out + group * R + r) : to_f32(fresh(out + group * R + r));
             }
+            fetched();
         },
         [=, &old](u64 group, const f32 (&sums)[R]) {
 #pragma unroll

@@ -215,6 +215,20 @@ __device__ inline uint4 weights16(const void* p) {
     return once16(p);
 #endif
 }
+
+// 16 bytes past L1 to shared memory, where `fetched` has waited for those of this thread.
+__device__ inline void fetch16(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    *(uint4*)to = fresh16(from);
+#endif
+}
+__device__ inline void fetched() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 // Products of 16-bit matrices on tensor cores, from compute capability 8.0 on, with operands as they come from memory 16
 // bytes at a time. Needs common.cuh.
 

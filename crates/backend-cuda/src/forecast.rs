@@ -56,13 +56,13 @@ pub(crate) fn held(card: &Card, w: &Workload) -> impl Iterator<Item = u64> {
 /// Bytes of scratch of each operation that takes some.
 fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
     let (heads, multiprocessors) = (w.heads, card.multiprocessors);
+    let parts = (multiprocessors, card.capability >= (9, 0));
     let keys = w.window.map_or(w.context, |window| window.min(w.context)) as u64;
-    let (kv, group, head_dim) = (heads.n_kv_heads as u64, heads.group() as u64, heads.head_dim as u64);
+    let (kv, group) = (heads.n_kv_heads as u64, heads.group() as u64);
     let partials = if attention_of_token(card, w).is_none() {
-        let has_clusters = card.capability >= (9, 0);
-        attention_mma::Division::new(1, kv, group, keys, (multiprocessors, has_clusters)).partials()
+        attention_mma::partials(attention_mma::division(1, kv, group, keys, parts))
     } else {
-        attention::Division::new(1, kv, group, keys, multiprocessors).partials(head_dim)
+        attention::partials(attention::division(1, kv, group, keys, parts), heads.head_dim)
     };
     let choice = 8 * sample::SPACE as u64 + 12 * w.vocab_size as u64;
     let mut all = vec![4 * partials as u64, choice];

@@ -5,6 +5,7 @@ use backend_api::ops::{self, Attention, ComputeAttentionScores, WeightedSumRows}
 use backend_api::{DType, Error, Mat, Op, Result};
 
 use crate::backend::COUNTERS;
+use crate::kernels::division::Division;
 use crate::kernels::{
     attention, attention_mma, compute_attention_scores as scores, compute_attention_scores_mma as scores_mma,
     weighted_sum_rows as sums, weighted_sum_rows_mma as sums_mma,
@@ -160,14 +161,14 @@ pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
     }
 }
 
+/// Multiprocessors, and whether blocks form clusters.
+fn card(b: &B) -> (u32, bool) {
+    (b.inner.device.multiprocessors, b.inner.device.capability >= (9, 0))
+}
+
 /// How keys are split, and blocks, if tensor cores take the operation.
-fn split(
-    b: &B,
-    op: &Attention<'_, T>,
-    scalar: DType,
-    weight: DType,
-) -> Option<(attention_mma::Division, u32)> {
-    let (heads, device) = (op.heads, &b.inner.device);
+fn split(b: &B, op: &Attention<'_, T>, scalar: DType, weight: DType) -> Option<(Division, u32)> {
+    let heads = op.heads;
     if heads.head_dim > attention_mma::MOST_HEAD_DIM
         || !on_tensor_cores(b, heads.head_dim, scalar, weight, &[&op.q, &op.k, &op.v])
     {
@@ -175,23 +176,23 @@ fn split(
     }
     let keys = op.window.map_or(op.k.n_rows(), |w| w.min(op.k.n_rows())) as u64;
     let (rows, n_kv_heads, group) = (op.q.n_rows() as u64, heads.n_kv_heads as u64, heads.group() as u64);
-    let card = (device.multiprocessors, device.capability >= (9, 0));
-    let division = attention_mma::Division::new(rows, n_kv_heads, group, keys, card);
+    let division = attention_mma::division(rows, n_kv_heads, group, keys, card(b));
     let counted = division.splits == 1 || division.tiles <= COUNTERS as u64;
     let counted = counted && op.k.n_rows() <= i32::MAX as usize;
-    Some((division, division.grid()?)).filter(|_| counted)
+    Some((division, attention_mma::grid(division)?)).filter(|_| counted)
 }
 
 fn split_keys(
     b: &B,
     op: Attention<'_, T>,
     (scalar, weight): (DType, DType),
-    division: attention_mma::Division,
+    division: Division,
     grid: u32,
 ) -> Result<()> {
     let Attention { q, k, v, heads, window, at, mut out, .. } = op;
     let capacity = k.n_rows() as u64;
-    let scratch = b.scratch(division.partials() * size_of::<f32>())?;
+    let extent = attention_mma::partials(division);
+    let scratch = b.scratch(extent * size_of::<f32>())?;
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
     let mut launch = b.launch("attention_mma", scalar, weight, grid)?.overlapping(true);
@@ -212,14 +213,14 @@ fn split_keys(
         group: heads.group() as u32,
         head_dim: heads.head_dim as u32,
         scale: heads.scale(),
-        partials: Out::new(scratch.address(), division.partials()),
+        partials: Out::new(scratch.address(), extent),
         counters: b.arrivals(),
         splits: division.splits,
         cluster: division.cluster,
     };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent and to be aligned; before the
-    // kernel waits it reads positions alone, which only say what to prefetch, within the capacity. Where there are splits, tiles are at most as many as counters, and the stream
-    // lets one launch at a time use scratch and counters.
+    // kernel waits it reads positions alone, which only say what to prefetch, within the capacity. Where there are
+    // splits, tiles are at most as many as counters, and the stream lets one launch at a time use scratch and counters.
     launched("attention", unsafe { args.launch(launch) })
 }
 
@@ -229,13 +230,13 @@ fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> 
     let (n_kv_heads, group, head_dim) =
         (heads.n_kv_heads as u32, heads.group() as u32, heads.head_dim as u32);
     let keys = window.map_or(capacity, |w| capacity.min(w as u64));
-    let multiprocessors = b.inner.device.multiprocessors;
-    let division = attention::Division::new(rows, n_kv_heads.into(), group.into(), keys, multiprocessors);
-    let extent = division.partials(head_dim.into());
+    let division = attention::division(rows, n_kv_heads.into(), group.into(), keys, card(b));
+    let extent = attention::partials(division, heads.head_dim);
     let scratch = b.scratch(extent * size_of::<f32>())?;
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
-    let launch = b.launch("attention", scalar, weight, division.grid())?;
+    let mut launch = b.launch("attention", scalar, weight, attention::grid(division))?.overlapping(true);
+    launch.cluster = division.cluster;
     let args = attention::Args {
         out,
         out_stride,
@@ -256,8 +257,10 @@ fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> 
         partials: Out::new(scratch.address(), extent),
         counters: b.arrivals(),
         splits: division.splits,
+        cluster: division.cluster,
     };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent. Where there are splits,
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; the kernel waits before it
+    // reads any. Where there are splits,
     // tiles are fewer than multiprocessors and so than counters, and the stream lets one launch at a time use
     // scratch and counters.
     launched("attention", unsafe { args.launch(launch) })

@@ -27,6 +27,9 @@ pub(crate) struct Activations<T> {
 pub(crate) struct Cache<T> {
     /// Keys and values per layer, `[context, n_kv_heads · head_dim]` each.
     pub(crate) kv: Vec<(T, T)>,
+    /// Rows of them that attention looks through: those behind hold nothing yet. What is divided among the parts of a device
+    /// is then what is there, not what there is room for.
+    pub(crate) keys: usize,
     pub(crate) cos: T,
     pub(crate) sin: T,
 }
@@ -51,10 +54,10 @@ impl<B: KernelBackend> Forward<'_, B> {
         let table = Mat::new(&self.weights.embed);
         self.backend
             .embed_into(Embed { table, ids, out: MatMut::new(&mut act.x).rows(0..rows)? }.check()?)?;
-        let Cache { kv, cos, sin } = cache;
+        let Cache { kv, keys, cos, sin } = cache;
         let tables = (Mat::new(&*cos), Mat::new(&*sin));
         for (layer, kv) in self.weights.layers.iter().zip(kv) {
-            self.attention(layer, rows, at, tables, act, kv)?;
+            self.attention(layer, rows, (at, *keys), tables, act, kv)?;
             self.feed_forward(layer, rows, act)?;
         }
         Ok(())
@@ -65,7 +68,7 @@ impl<B: KernelBackend> Forward<'_, B> {
         &self,
         layer: &Layer<B::Tensor>,
         rows: usize,
-        at: At<'_, B::Tensor>,
+        (at, keys): (At<'_, B::Tensor>, usize),
         (cos, sin): (Mat<'_, B::Tensor>, Mat<'_, B::Tensor>),
         act: &mut Activations<B::Tensor>,
         (k, v): &mut (B::Tensor, B::Tensor),
@@ -88,8 +91,8 @@ impl<B: KernelBackend> Forward<'_, B> {
         b.norm_qkv_rope_append(front.check()?)?;
         let attention = Attention {
             q: Mat::new(&act.qkv).sub(0..rows, 0..heads.q_dim())?,
-            k: Mat::new(&*k),
-            v: Mat::new(&*v),
+            k: Mat::new(&*k).rows(0..keys)?,
+            v: Mat::new(&*v).rows(0..keys)?,
             heads,
             window: self.config.shape.sliding_window,
             at,

@@ -22,8 +22,8 @@ pub struct Session<B: KernelBackend> {
     cache: Cache<B::Tensor>,
     device: Ids<B::Tensor>,
     graph: B::Graph,
-    /// What the captured step ends with; another choice needs another graph.
-    captured: Option<Choice>,
+    /// What the captured step ends with and how many rows of the cache it looks through; others need another graph.
+    captured: Option<(Choice, usize)>,
     /// Captured chunks of a prompt, by their rows, and how often one was issued before.
     chunks: BTreeMap<usize, (u32, B::Graph)>,
 }
@@ -31,6 +31,10 @@ pub struct Session<B: KernelBackend> {
 /// How often chunks of a length are issued before it counts as one that comes back: a capture takes as long as several replays
 /// save.
 const ISSUED: u32 = 2;
+
+/// Rows of the cache that a step looks through while they suffice; then twice as many, and so on. Each number needs a graph of
+/// its own, which is captured within two steps.
+const KEYS: usize = 4096;
 
 /// Ids and positions on the device, u32.
 struct Ids<T> {
@@ -103,7 +107,7 @@ impl<B: KernelBackend> Session<B> {
         };
         let half = || b.alloc(&[context, heads.kv_dim()], model.kv_dtype());
         let kv = (0..shape.n_layers).map(|_| Ok((half()?, half()?))).collect::<Result<_>>()?;
-        let cache = Cache { kv, cos: table(f64::cos)?, sin: table(f64::sin)? };
+        let cache = Cache { kv, keys: context, cos: table(f64::cos)?, sin: table(f64::sin)? };
         let ids = |n: usize| b.alloc(&[n], DType::U32);
         let device = Ids {
             ids: ids(rows)?,
@@ -240,7 +244,8 @@ impl<B: KernelBackend> Session<B> {
         ids.resize(rows, 0);
         b.write(&mut self.device.ids, 0, bytemuck::cast_slice(&ids))?;
         b.write(&mut self.device.positions, 0, bytemuck::cast_slice(&positions))?;
-        let Self { model, act, cache, device, chunks, .. } = self;
+        let Self { model, act, cache, device, chunks, context, .. } = self;
+        cache.keys = *context;
         let mut layers = |b: &B, first| {
             let ids = Mat::vector(&device.ids).cols(0..rows)?;
             let positions = Mat::vector(&device.positions).cols(0..rows)?;
@@ -280,8 +285,10 @@ impl<B: KernelBackend> Session<B> {
 
     /// Feeds the token that the last choice left on the device, and chooses the next one there.
     pub(crate) fn step(&mut self, choice: Choice) -> Result<()> {
-        let Self { model, act, cache, device, graph, captured, cached, .. } = self;
-        if *captured != Some(choice) {
+        let Self { model, act, cache, device, graph, captured, cached, context, .. } = self;
+        cache.keys = (*cached + 1).next_power_of_two().max(KEYS).min(*context);
+        let ends = Some((choice, cache.keys));
+        if *captured != ends {
             *graph = B::Graph::default();
         }
         model.backend().step(graph, *cached, &mut |b, first| {
@@ -291,7 +298,7 @@ impl<B: KernelBackend> Session<B> {
             pass.logits(0, act)?;
             choose(b, choice, &act.logits, device)
         })?;
-        *captured = Some(choice);
+        *captured = ends;
         *cached += 1;
         Ok(())
     }

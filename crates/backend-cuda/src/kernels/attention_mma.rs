@@ -1,5 +1,6 @@
 //! Launches `kernels/attention_mma.cu`.
 
+use super::division::Division;
 use super::grid::exact;
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
@@ -34,64 +35,20 @@ kernel! {
 /// The longest head that the kernel takes.
 pub const MOST_HEAD_DIM: usize = 128;
 
-/// Keys up to which a cluster is faster than blocks all over the card.
-const FEW: u64 = 8192;
+/// Query heads that a block takes.
+const HEADS: u64 = 8;
 
-/// How the work of a launch is divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Division {
-    /// Up to eight query heads of a row that share keys.
-    pub tiles: u64,
-    /// Blocks that share a tile, each with a part of the keys.
-    pub splits: u32,
-    /// Blocks of a tile that meet through shared memory; divides `splits`.
-    pub cluster: u32,
+/// How `rows` rows are divided.
+pub fn division(rows: u64, n_kv_heads: u64, group: u64, keys: u64, card: (u32, bool)) -> Division {
+    Division::new(rows.saturating_mul(n_kv_heads).saturating_mul(group.div_ceil(HEADS)), keys, card)
 }
 
-impl Division {
-    /// As many splits as leave no multiprocessor idle, of at least 32 keys each; where the card has clusters and keys are
-    /// few, as many as meet in one, if all of them fit on the card at once.
-    pub fn new(rows: u64, n_kv_heads: u64, group: u64, keys: u64, card: (u32, bool)) -> Self {
-        let (multiprocessors, has_clusters) = (u64::from(card.0), card.1);
-        let tiles = rows.saturating_mul(n_kv_heads).saturating_mul(group.div_ceil(8));
-        let most = keys.div_ceil(32).clamp(1, 64);
-        if has_clusters && keys <= FEW {
-            // A part of the card has too few multiprocessors together for a cluster.
-            let fitting = (multiprocessors * 9 / 10 / tiles.max(1)).clamp(1, most.min(8)) as u32;
-            let cluster = 1 << fitting.ilog2();
-            return Self { tiles, splits: cluster, cluster };
-        }
-        let splits = (multiprocessors / tiles.max(1)).clamp(1, most) as u32;
-        Self { tiles, splits, cluster: 1 }
-    }
-
-    /// Blocks of the launch; none if they are too many for one.
-    pub fn grid(self) -> Option<u32> {
-        exact(self.tiles.checked_mul(self.splits.into())?)
-    }
-
-    /// Elements of `partials`.
-    pub fn partials(self) -> usize {
-        if self.splits > 1 { 8 * (128 + 2) * (self.tiles * u64::from(self.splits)) as usize } else { 0 }
-    }
+/// Blocks of a launch; none if they are too many for one.
+pub fn grid(division: Division) -> Option<u32> {
+    exact(division.blocks())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_split_where_there_are_few_heads() {
-        let of = |rows, kv, group, keys| Division::new(rows, kv, group, keys, (132, true));
-        assert_eq!(of(1, 8, 4, 4096), Division { tiles: 8, splits: 8, cluster: 8 });
-        assert_eq!(of(1, 8, 4, 32_768), Division { tiles: 8, splits: 16, cluster: 1 });
-        assert_eq!(of(1, 1, 9, 1 << 20), Division { tiles: 2, splits: 64, cluster: 1 });
-        assert_eq!(of(1, 20, 1, 4096), Division { tiles: 20, splits: 4, cluster: 4 });
-        assert_eq!(of(1, 32, 1, 4096), Division { tiles: 32, splits: 2, cluster: 2 });
-        assert_eq!(of(1, 8, 4, 40), Division { tiles: 8, splits: 2, cluster: 2 });
-        assert_eq!(of(512, 8, 4, 4096), Division { tiles: 4096, splits: 1, cluster: 1 });
-        assert_eq!(of(1 << 40, 8, 4, 4096).grid(), None);
-        let older = Division::new(1, 8, 4, 4096, (132, false));
-        assert_eq!(older, Division { tiles: 8, splits: 16, cluster: 1 });
-    }
+/// Elements of `partials`.
+pub fn partials(division: Division) -> usize {
+    division.partials(HEADS as usize * (MOST_HEAD_DIM + 4))
 }

@@ -11,6 +11,7 @@ pub mod attention_prefill_mma;
 pub mod attention_prefill_wgmma;
 pub mod compute_attention_scores;
 pub mod compute_attention_scores_mma;
+pub mod division;
 pub mod embed;
 pub mod fill_random;
 pub mod grid;
