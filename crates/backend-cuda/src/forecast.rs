@@ -49,7 +49,8 @@ impl Card {
 /// Bytes of each block of memory that the backend keeps beside tensors while such a decoder runs.
 pub(crate) fn held(card: &Card, w: &Workload) -> impl Iterator<Item = u64> {
     // Scratch grows by powers of two, and what was given once stays.
-    let scratch: BTreeSet<u64> = scratch(card, w).into_iter().map(u64::next_power_of_two).collect();
+    let scratch = scratch(card, w).into_iter().filter(|bytes| *bytes > 0);
+    let scratch: BTreeSet<u64> = scratch.map(u64::next_power_of_two).collect();
     scratch.into_iter().chain([4 * COUNTERS as u64]).chain(card.library)
 }
 
@@ -290,7 +291,7 @@ mod tests {
     #[test]
     fn memory_beside_tensors_is_the_librarys_and_what_kernels_share() {
         let sum = |card: &Card, w: &Workload| held(card, w).sum::<u64>();
-        // Partial results of 8 tiles by 8 blocks, and the sampler's 8 · 15361 + 12 · 32 000 bytes.
+        // The sampler's 8 · 15361 + 12 · 32 000 bytes; attention meets in clusters.
         let scratch = 512 << 10;
         assert_eq!(sum(&H200, &mistral(DType::BF16)), (32 << 20) + scratch + (64 << 10));
         let alone = Card { library: None, ..H200 };
@@ -298,6 +299,9 @@ mod tests {
         let ampere = Card { capability: (8, 0), ..alone };
         assert!(sum(&ampere, &mistral(DType::BF16)) > 16 << 20, "products that share tiles");
         let wide = Workload { vocab_size: 128_256, ..mistral(DType::BF16) };
-        assert_eq!(sum(&alone, &wide), (2 << 20) + scratch + (64 << 10));
+        assert_eq!(sum(&alone, &wide), (2 << 20) + (64 << 10));
+        // Behind 4096 keys, parts of 8 tiles by 16 blocks.
+        let long = Workload { context: 32_768, ..wide };
+        assert_eq!(sum(&alone, &long), (2 << 20) + (1 << 20) + (64 << 10));
     }
 }
