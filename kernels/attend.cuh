@@ -1,5 +1,5 @@
 // Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together; scores times
-// log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh, mma.cuh and fours.cuh.
+// log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh, mma.cuh and splits.cuh.
 
 #if __CUDA_ARCH__ >= 800
 
@@ -57,12 +57,12 @@ struct State {
 __device__ inline uint4 piece(const weight* p, bool inside) { return inside ? once16(p) : make_uint4(0, 0, 0, 0); }
 
 // Leaves what a block's keys give for the heads in shared memory: sums relative to maxima, one set a warp. The keys are those
-// that sure() says; `keys` is a guess, which is loaded while that is found out. The next kernel begins when its loads no
+// that find() says; `keys` is a guess, which is loaded while that is found out. The next kernel begins when its loads no
 // longer delay these: at once if the keys are few, which the prefetch before has brought near, else behind the last of them.
-template <class Keys, class Sure>
-__device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q, const weight* k, u64 k_stride,
+template <class Find>
+__device__ inline void attend(Keys& keys, Find find, u32 heads, const scalar* q, const weight* k, u64 k_stride,
                               const weight* v, u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4],
-                              f32 (*peaks)[HEADS][2]) {
+                              float2 (*peaks)[HEADS]) {
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     uint4 query[4], key[2][4], value[2][2][2];
     u64 end = keys.end;
@@ -88,8 +88,8 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
         query[i] = g < heads && i * 32 + t * 8 < head_dim ? fresh16(q + g * head_dim + i * 32 + t * 8) : make_uint4(0, 0, 0, 0);
-    Keys found = sure();
-    if (found.first != keys.first || found.end != keys.end) {
+    Keys found = find();
+    if (found != keys) {
         j = found.first + warp * KEYS, end = found.end;
         load_keys(j), load_values(j);
     }
@@ -97,11 +97,11 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
     State state;
     for (; j < end; j += STEP) {
         if (j + STEP >= end) release_next();
-        state.take(query, key, value, j, end, scale * 1.4426950408889634f);
+        state.take(query, key, value, j, end, scale * LOG2_E);
         load_keys(j + STEP), load_values(j + STEP);
     }
     state.sum = lanes_fold(state.sum, 4, [](f32 a, f32 b) { return a + b; });
-    if (t == 0) peaks[warp][g][0] = state.max, peaks[warp][g][1] = state.sum;
+    if (t == 0) peaks[warp][g] = make_float2(state.max, state.sum);
     if (g < heads)
 #pragma unroll
         for (u32 c = 0; c < 2; c++)

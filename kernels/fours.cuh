@@ -1,5 +1,7 @@
 // Sums weighted by a softmax whose weights are powers of two, four columns at a time. Needs common.cuh.
 
+const f32 LOG2_E = 1.4426950408889634f;
+
 // 2^(x * scale - max) that counts x * scale = max = -inf as 1, which a larger maximum scales to 0 later. The product is not
 // rounded, so that large scores cost no accuracy.
 __device__ inline f32 share_of(f32 x, f32 scale, f32 max) {
@@ -22,7 +24,8 @@ struct Four {
         for (u32 i = 0; i < 8; i++) top[i] = i < n ? tops(i) : make_float2(-infinity(), 0.0f);
 #pragma unroll
         for (u32 i = 0; i < 8; i++) max = fmaxf(max, top[i].x);
-        scale(share_of(before, max));
+        f32 kept = share_of(before, max);
+        sum *= kept, total.x *= kept, total.y *= kept, total.z *= kept, total.w *= kept;
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
             f32 share = share_of(top[i].x, max);
@@ -31,11 +34,10 @@ struct Four {
             total.x += part.x * share, total.y += part.y * share, total.z += part.z * share, total.w += part.w * share;
         }
     }
-    __device__ void scale(f32 by) { sum *= by, total.x *= by, total.y *= by, total.z *= by, total.w *= by; }
 
     // Scores with +inf, or -inf alone, have no softmax.
-    __device__ void finish(scalar* to) {
-        scale(fabsf(max) < infinity() ? __fdividef(1.0f, sum) : not_a_number());
-        store(to, total.x), store(to + 1, total.y), store(to + 2, total.z), store(to + 3, total.w);
+    __device__ void columns(f32 (&v)[4]) const {
+        f32 inverse = fabsf(max) < infinity() ? __fdividef(1.0f, sum) : not_a_number();
+        v[0] = total.x * inverse, v[1] = total.y * inverse, v[2] = total.z * inverse, v[3] = total.w * inverse;
     }
 };

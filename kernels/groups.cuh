@@ -1,5 +1,5 @@
 // Attention of up to four query heads to keys they share, by groups of lanes that hold a key at a time, eight columns a
-// lane. Needs common.cuh and online.cuh.
+// lane; scores times log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh and splits.cuh.
 
 const u32 HEADS = 4;
 
@@ -27,13 +27,19 @@ struct Lanes {
     __device__ f32 of(f32 v, u32 h) const { return __shfl_sync(0xffffffffu, v, h * share, count); }
 };
 
+__device__ inline Eight<f32> once(const f32* p) {
+    uint4 low = once16(p), high = once16(p + 4);
+    return Eight<f32>{*(const float4*)&low, *(const float4*)&high};
+}
+template <class E> __device__ inline Eight<E> once(const E* p) { return {once16(p)}; }
+
 // Eight elements of a key or a value on their way.
 template <bool WIDE> struct Piece {
     Eight<weight> raw;
 
     __device__ void load(const weight* p, u32 left) {
         raw = {};
-        if (left > 0) raw = *(const Eight<weight>*)p;
+        if (left > 0) raw = once(p);
     }
     __device__ void get(f32 (&out)[8]) const { unpack(raw, out); }
 };
@@ -47,51 +53,54 @@ template <> struct Piece<false> {
     }
 };
 
-// What the groups of a block found: of each the maximum, the sum of weights relative to it, their sums of values.
+// What the groups of a block found: of each the maximum and the sum of weights relative to it, and their sums of values.
 struct Found {
-    f32 maxima[64][HEADS], sums[64][HEADS], shares[64][HEADS], tops[HEADS];
+    float2 tops[64][HEADS];
     float4 outs[HEADS][512];
 
-    // The groups' sums of values in a column, or of weights, relative to the maximum of all.
-    __device__ f32 total(const Lanes& lanes, u32 h, u32 column) const {
-        f32 total = 0.0f;
-#pragma unroll 8
-        for (u32 g = 0; g < lanes.groups; g++) total += ((const f32*)outs[h])[g * lanes.count * 8 + column] * shares[g][h];
-        return total;
-    }
-    __device__ f32 sum(const Lanes& lanes, u32 h) const {
-        f32 sum = 0.0f;
-#pragma unroll 8
-        for (u32 g = 0; g < lanes.groups; g++) sum += sums[g][h] * shares[g][h];
-        return sum;
+    // A thread's four columns of a head, of all groups.
+    __device__ Four four(const Lanes& lanes, u32 h, u32 c) const {
+        Four all;
+        for (u32 first = 0; first < lanes.groups; first += 8)
+            all.add(min(lanes.groups - first, 8u), [=](u32 g) { return tops[first + g][h]; },
+                    [=](u32 g) { return outs[h][(first + g) * lanes.count * 2 + c / 4]; });
+        return all;
     }
 };
 
-// Keys first .. last of a head.
+// Rows of the cache, of one head.
 struct Span {
     const weight* k;
     u64 k_stride;
     const weight* v;
-    u64 v_stride, first, last;
+    u64 v_stride;
 };
 
-// KEYS keys a group at a time. Called by all threads of the block.
-template <bool WIDE, u32 KEYS> __device__ inline void
-attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale, Found& found) {
+// KEYS keys a group at a time: those that find() says; `keys` is a guess, which is loaded while that is found out. The next
+// kernel begins when its loads no longer delay these. Called by all threads of the block.
+template <bool WIDE, u32 KEYS, class Find> __device__ inline void
+attend(Keys& keys, Find find, const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 log2_scale, Found& found) {
     Piece<WIDE> key[KEYS], value[KEYS];
     f32 max = -infinity(), sum = 0.0f, out[HEADS][8] = {};
+    const u32 step = KEYS * lanes.groups;
     auto load = [&](Piece<WIDE> (&pieces)[KEYS], const weight* p, u64 stride, u64 base) {
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
             u64 j = base + n * lanes.groups;
-            pieces[n].load(p + j * stride + lanes.column, j < span.last ? lanes.left : 0);
+            pieces[n].load(p + j * stride + lanes.column, j < keys.end ? lanes.left : 0);
         }
     };
-    u64 j = span.first + lanes.group;
-    load(key, span.k, span.k_stride, j), load(value, span.v, span.v_stride, j);
+    auto load_both = [&](u64 j) { load(key, span.k, span.k_stride, j), load(value, span.v, span.v_stride, j); };
+    if (keys.end - keys.first <= step) release_next();
+    load_both(keys.first + lanes.group);
+    Keys sure = find();
+    if (sure != keys) keys = sure, load_both(keys.first + lanes.group);
+    keys = sure;
+    u64 j = keys.first + lanes.group;
     // All groups go round equally often, because lanes of a warp meet in shuffles.
-    for (u64 base = span.first; base < span.last; base += KEYS * lanes.groups, j += KEYS * lanes.groups) {
+    for (u64 base = keys.first; base < keys.end; base += step, j += step) {
         f32 scores[KEYS], top = max;
+        if (base + step >= keys.end) release_next();
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
             f32 of_key[8], dots[HEADS] = {};
@@ -100,15 +109,15 @@ attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale
             for (u32 h = 0; h < HEADS; h++)
 #pragma unroll
                 for (u32 e = 0; e < 8; e++) dots[h] += q[h][e] * of_key[e];
-            scores[n] = lanes.sum(dots) * scale;
-            if (j + n * lanes.groups < span.last) top = fmaxf(top, scores[n]);
+            scores[n] = lanes.sum(dots);
+            if (j + n * lanes.groups < keys.end) top = fmaxf(top, scores[n] * log2_scale);
         }
-        load(key, span.k, span.k_stride, j + KEYS * lanes.groups);
-        f32 before = relative(max, top);
+        load(key, span.k, span.k_stride, j + step);
+        f32 before = share_of(max, top);
         max = top, sum *= before;
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
-            scores[n] = j + n * lanes.groups < span.last ? relative(scores[n], max) : 0.0f;
+            scores[n] = j + n * lanes.groups < keys.end ? share_of(scores[n], log2_scale, max) : 0.0f;
             sum += scores[n];
         }
 #pragma unroll
@@ -128,22 +137,13 @@ attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale
                 for (u32 e = 0; e < 8; e++) out[h][e] += factor * of_value[e];
             }
         }
-        load(value, span.v, span.v_stride, j + KEYS * lanes.groups);
+        load(value, span.v, span.v_stride, j + step);
     }
-    if (threadIdx.x % lanes.share == 0) found.maxima[lanes.group][lanes.head] = max, found.sums[lanes.group][lanes.head] = sum;
+    if (threadIdx.x % lanes.share == 0) found.tops[lanes.group][lanes.head] = make_float2(max, sum);
 #pragma unroll
     for (u32 h = 0; h < HEADS; h++)
         for (u32 half = 0; half < 2; half++)
             found.outs[h][threadIdx.x * 2 + half] =
                 make_float4(out[h][half * 4], out[h][half * 4 + 1], out[h][half * 4 + 2], out[h][half * 4 + 3]);
-    __syncthreads();
-    if (threadIdx.x < lanes.groups * HEADS) {
-        u32 g = threadIdx.x / HEADS, h = threadIdx.x % HEADS;
-        f32 top = -infinity();
-#pragma unroll 8
-        for (u32 i = 0; i < lanes.groups; i++) top = fmaxf(top, found.maxima[i][h]);
-        found.shares[g][h] = relative(found.maxima[g][h], top);
-        if (g == 0) found.tops[h] = top;
-    }
     __syncthreads();
 }

@@ -2,7 +2,7 @@
 //            end = min(positions[r], capacity - 1) + 1, g = h / group
 //
 // shape   q, out: [rows, n_kv_heads * group * head_dim]   k, v: [capacity, n_kv_heads * head_dim]   positions: [rows]
-//         partials: 4 * (head_dim + 2) per split of every tile, unused in clusters   counters: one per tile, 0
+//         partials: 4 * 260 per split of every tile, unused in clusters   counters: one per tile, 0
 // launch  grid = rows * n_kv_heads * ceil(group / 4) tiles * splits, or less if splits = 1: blocks stride; block = 256;
 //         clusters of `cluster` blocks: all splits, at most 8, or 1, as below compute capability 9.0
 // needs   head_dim <= 256; 1 <= capacity < 2^32; window >= 1; out apart from the rest
@@ -307,36 +307,127 @@ __device__ inline void give(u32 at, float4 v) {
                  :: "r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 #endif
 }
-// Sums weighted by a softmax, in parts that are each relative to the maximum of their own scores. Needs common.cuh.
+// Sums weighted by a softmax whose weights are powers of two, four columns at a time. Needs common.cuh.
 
-// exp(x - max) that counts x = max = -inf as 1, which a larger maximum scales to 0 later.
-__device__ inline f32 relative(f32 x, f32 max) { return x == max ? 1.0f : expf(x - max); }
+const f32 LOG2_E = 1.4426950408889634f;
 
-// Folds n parts, each relative to its own maximum, in order; get(i) gives maximum, sum and value of the i-th.
-template <class Get> __device__ inline f32 fold(u32 n, f32& max, f32& sum, Get get) {
-    f32 total = 0.0f, peak[8], part[8], value[8];
-    max = -infinity(), sum = 0.0f;
-    for (u32 first = 0; first < n; first += 8) {
+// 2^(x * scale - max) that counts x * scale = max = -inf as 1, which a larger maximum scales to 0 later. The product is not
+// rounded, so that large scores cost no accuracy.
+__device__ inline f32 share_of(f32 x, f32 scale, f32 max) {
+    f32 y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(__fmaf_rn(x, scale, -max)));
+    return x * scale == max ? 1.0f : y;
+}
+__device__ inline f32 share_of(f32 x, f32 max) { return share_of(x, 1.0f, max); }
+
+// Four columns of a head, from parts that are each relative to their own maximum.
+struct Four {
+    f32 max = -infinity(), sum = 0.0f;
+    float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+
+    // Adds n parts, at most eight, in order; tops(i) gives maximum and sum of the i-th, columns(i) its columns.
+    template <class Tops, class Columns> __device__ void add(u32 n, Tops tops, Columns columns) {
+        float2 top[8];
+        f32 before = max;
 #pragma unroll
-        for (u32 i = 0; i < 8; i++) get(min(first + i, n - 1), peak[i], part[i], value[i]);
-        f32 top = max;
+        for (u32 i = 0; i < 8; i++) top[i] = i < n ? tops(i) : make_float2(-infinity(), 0.0f);
 #pragma unroll
-        for (u32 i = 0; i < 8; i++) top = fmaxf(top, peak[i]);
-        f32 before = relative(max, top);
-        max = top, sum *= before, total *= before;
+        for (u32 i = 0; i < 8; i++) max = fmaxf(max, top[i].x);
+        f32 kept = share_of(before, max);
+        sum *= kept, total.x *= kept, total.y *= kept, total.z *= kept, total.w *= kept;
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
-            f32 share = first + i < n ? relative(peak[i], max) : 0.0f;
-            sum += first + i < n ? part[i] * share : 0.0f, total += first + i < n ? value[i] * share : 0.0f;
+            f32 share = share_of(top[i].x, max);
+            float4 part = i < n ? columns(i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            sum += top[i].y * share;
+            total.x += part.x * share, total.y += part.y * share, total.z += part.z * share, total.w += part.w * share;
         }
     }
-    return total;
+
+    // Scores with +inf, or -inf alone, have no softmax.
+    __device__ void columns(f32 (&v)[4]) const {
+        f32 inverse = fabsf(max) < infinity() ? __fdividef(1.0f, sum) : not_a_number();
+        v[0] = total.x * inverse, v[1] = total.y * inverse, v[2] = total.z * inverse, v[3] = total.w * inverse;
+    }
+};
+// The keys of a row divided among blocks, and how their parts meet. Needs common.cuh, overlap.cuh, merge.cuh, cluster.cuh and
+// fours.cuh.
+
+// A block's share of the keys that a row at `position` sees.
+struct Keys {
+    u32 first, end, blocks;  // blocks: that have a share
+
+    __device__ Keys(u32 position, u64 capacity, u64 window, u32 split, u32 splits) {
+        u32 last = min((u64)position, capacity - 1) + 1, begin = last > window ? last - (u32)window : 0, count = last - begin;
+        u32 each = min((u64)((count - 1) / splits / 16 + 1) * 16, (u64)count);
+        blocks = (count - 1) / each + 1;
+        first = begin + min((u64)split * each, (u64)count), end = first + min(each, begin + count - first);
+    }
+    __device__ bool operator!=(const Keys& other) const { return first != other.first || end != other.end; }
+};
+
+// Brings the first rows of these keys near.
+__device__ inline void prefetch(const weight* from, u64 stride, const Keys& keys, u32 head_dim) {
+    const u32 line = 128 / sizeof(weight);
+    u32 lines = (head_dim + line - 1) / line, count = min(keys.end - keys.first, 256u) * lines;
+    for (u32 i = threadIdx.x; i < count; i += 256)
+        asm volatile("prefetch.global.L2 [%0];" :: "l"(from + (keys.first + i / lines) * stride + i % lines * line));
 }
 
-// Scores with +inf, or -inf alone, have no softmax.
-__device__ inline f32 quotient(f32 total, f32 max, f32 sum) { return fabsf(max) < infinity() ? total / sum : not_a_number(); }
+// A tile's heads, each of up to 4 * LANES columns, by blocks of 256 threads.
+template <u32 LANES> struct Tile {
+    static const u32 HEADS = 256 / LANES, STEP = 4 * LANES + 4;
+    u32 heads, head_dim, h, c;  // h, c: what the thread puts together, four columns of a head
+
+    __device__ Tile(u32 heads, u32 head_dim)
+        : heads(heads), head_dim(head_dim), h(threadIdx.x / LANES), c(threadIdx.x % LANES * 4) {}
+    __device__ bool inside() const { return h < heads && c < head_dim; }
+
+    __device__ void finish(const Four& four, scalar* to) const {
+        f32 v[4];
+        four.columns(v);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+            if (c + i < head_dim) store(to + h * head_dim + c + i, v[i]);
+    }
+
+    // Puts the parts of all blocks that have keys together, in their order; `partials` are the tile's. Called by all
+    // threads of these blocks, each with its own part.
+    __device__ void meet(const Four& own, const Keys& keys, u32 split, u32 cluster, f32* partials, u32* counter, scalar* to) {
+        __shared__ float4 inbox[7 * 64];  // of each block of a cluster, the columns that this one finishes
+        __shared__ float2 tops[8][HEADS];
+        if (keys.blocks == 1) {
+            if (inside()) finish(own, to);
+        } else if (cluster > 1) {
+            // The first 2^n blocks finish: block b every 2^n-th four of columns, from the b-th on.
+            u32 n = 31 - __clz(keys.blocks), each = 256 >> n, rank = threadIdx.x & ((1 << n) - 1);
+            cluster_wait();  // All blocks have begun.
+            if (inside()) give(across(inbox + split * each + (threadIdx.x >> n), rank), own.total);
+            if (h < heads && c >> n < 4) give(across(&tops[split][h], rank), make_float2(own.max, own.sum));
+            cluster_arrive(), cluster_wait();
+            u32 four = threadIdx.x << n | split;
+            h = four / LANES, c = four % LANES * 4;
+            if (split >> n || threadIdx.x >= each || !inside()) return;
+            Four all;
+            all.add(keys.blocks, [&](u32 b) { return tops[b][h]; }, [&](u32 b) { return inbox[b * each + threadIdx.x]; });
+            finish(all, to);
+        } else {
+            f32 *left = partials + h * STEP, *mine = left + split * HEADS * STEP;
+            if (inside()) *(float4*)(mine + 4 + c) = own.total;
+            if (inside() && c == 0) *(float2*)mine = make_float2(own.max, own.sum);
+            if (!last_of(counter, keys.blocks) || !inside()) return;
+            Four all;
+            for (u32 first = 0; first < keys.blocks; first += 8) {
+                const f32* from = left + first * HEADS * STEP;
+                all.add(min(keys.blocks - first, 8u), [=](u32 i) { return __ldcg((const float2*)(from + i * HEADS * STEP)); },
+                        [=](u32 i) { return __ldcg((const float4*)(from + i * HEADS * STEP + 4 + c)); });
+            }
+            finish(all, to);
+        }
+    }
+};
 // Attention of up to four query heads to keys they share, by groups of lanes that hold a key at a time, eight columns a
-// lane. Needs common.cuh and online.cuh.
+// lane; scores times log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh and splits.cuh.
 
 const u32 HEADS = 4;
 
@@ -364,13 +455,19 @@ struct Lanes {
     __device__ f32 of(f32 v, u32 h) const { return __shfl_sync(0xffffffffu, v, h * share, count); }
 };
 
+__device__ inline Eight<f32> once(const f32* p) {
+    uint4 low = once16(p), high = once16(p + 4);
+    return Eight<f32>{*(const float4*)&low, *(const float4*)&high};
+}
+template <class E> __device__ inline Eight<E> once(const E* p) { return {once16(p)}; }
+
 // Eight elements of a key or a value on their way.
 template <bool WIDE> struct Piece {
     Eight<weight> raw;
 
     __device__ void load(const weight* p, u32 left) {
         raw = {};
-        if (left > 0) raw = *(const Eight<weight>*)p;
+        if (left > 0) raw = once(p);
     }
     __device__ void get(f32 (&out)[8]) const { unpack(raw, out); }
 };
@@ -384,51 +481,54 @@ template <> struct Piece<false> {
     }
 };
 
-// What the groups of a block found: of each the maximum, the sum of weights relative to it, their sums of values.
+// What the groups of a block found: of each the maximum and the sum of weights relative to it, and their sums of values.
 struct Found {
-    f32 maxima[64][HEADS], sums[64][HEADS], shares[64][HEADS], tops[HEADS];
+    float2 tops[64][HEADS];
     float4 outs[HEADS][512];
 
-    // The groups' sums of values in a column, or of weights, relative to the maximum of all.
-    __device__ f32 total(const Lanes& lanes, u32 h, u32 column) const {
-        f32 total = 0.0f;
-#pragma unroll 8
-        for (u32 g = 0; g < lanes.groups; g++) total += ((const f32*)outs[h])[g * lanes.count * 8 + column] * shares[g][h];
-        return total;
-    }
-    __device__ f32 sum(const Lanes& lanes, u32 h) const {
-        f32 sum = 0.0f;
-#pragma unroll 8
-        for (u32 g = 0; g < lanes.groups; g++) sum += sums[g][h] * shares[g][h];
-        return sum;
+    // A thread's four columns of a head, of all groups.
+    __device__ Four four(const Lanes& lanes, u32 h, u32 c) const {
+        Four all;
+        for (u32 first = 0; first < lanes.groups; first += 8)
+            all.add(min(lanes.groups - first, 8u), [=](u32 g) { return tops[first + g][h]; },
+                    [=](u32 g) { return outs[h][(first + g) * lanes.count * 2 + c / 4]; });
+        return all;
     }
 };
 
-// Keys first .. last of a head.
+// Rows of the cache, of one head.
 struct Span {
     const weight* k;
     u64 k_stride;
     const weight* v;
-    u64 v_stride, first, last;
+    u64 v_stride;
 };
 
-// KEYS keys a group at a time. Called by all threads of the block.
-template <bool WIDE, u32 KEYS> __device__ inline void
-attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale, Found& found) {
+// KEYS keys a group at a time: those that find() says; `keys` is a guess, which is loaded while that is found out. The next
+// kernel begins when its loads no longer delay these. Called by all threads of the block.
+template <bool WIDE, u32 KEYS, class Find> __device__ inline void
+attend(Keys& keys, Find find, const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 log2_scale, Found& found) {
     Piece<WIDE> key[KEYS], value[KEYS];
     f32 max = -infinity(), sum = 0.0f, out[HEADS][8] = {};
+    const u32 step = KEYS * lanes.groups;
     auto load = [&](Piece<WIDE> (&pieces)[KEYS], const weight* p, u64 stride, u64 base) {
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
             u64 j = base + n * lanes.groups;
-            pieces[n].load(p + j * stride + lanes.column, j < span.last ? lanes.left : 0);
+            pieces[n].load(p + j * stride + lanes.column, j < keys.end ? lanes.left : 0);
         }
     };
-    u64 j = span.first + lanes.group;
-    load(key, span.k, span.k_stride, j), load(value, span.v, span.v_stride, j);
+    auto load_both = [&](u64 j) { load(key, span.k, span.k_stride, j), load(value, span.v, span.v_stride, j); };
+    if (keys.end - keys.first <= step) release_next();
+    load_both(keys.first + lanes.group);
+    Keys sure = find();
+    if (sure != keys) keys = sure, load_both(keys.first + lanes.group);
+    keys = sure;
+    u64 j = keys.first + lanes.group;
     // All groups go round equally often, because lanes of a warp meet in shuffles.
-    for (u64 base = span.first; base < span.last; base += KEYS * lanes.groups, j += KEYS * lanes.groups) {
+    for (u64 base = keys.first; base < keys.end; base += step, j += step) {
         f32 scores[KEYS], top = max;
+        if (base + step >= keys.end) release_next();
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
             f32 of_key[8], dots[HEADS] = {};
@@ -437,15 +537,15 @@ attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale
             for (u32 h = 0; h < HEADS; h++)
 #pragma unroll
                 for (u32 e = 0; e < 8; e++) dots[h] += q[h][e] * of_key[e];
-            scores[n] = lanes.sum(dots) * scale;
-            if (j + n * lanes.groups < span.last) top = fmaxf(top, scores[n]);
+            scores[n] = lanes.sum(dots);
+            if (j + n * lanes.groups < keys.end) top = fmaxf(top, scores[n] * log2_scale);
         }
-        load(key, span.k, span.k_stride, j + KEYS * lanes.groups);
-        f32 before = relative(max, top);
+        load(key, span.k, span.k_stride, j + step);
+        f32 before = share_of(max, top);
         max = top, sum *= before;
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
-            scores[n] = j + n * lanes.groups < span.last ? relative(scores[n], max) : 0.0f;
+            scores[n] = j + n * lanes.groups < keys.end ? share_of(scores[n], log2_scale, max) : 0.0f;
             sum += scores[n];
         }
 #pragma unroll
@@ -465,23 +565,14 @@ attend(const Span& span, const Lanes& lanes, const f32 (&q)[HEADS][8], f32 scale
                 for (u32 e = 0; e < 8; e++) out[h][e] += factor * of_value[e];
             }
         }
-        load(value, span.v, span.v_stride, j + KEYS * lanes.groups);
+        load(value, span.v, span.v_stride, j + step);
     }
-    if (threadIdx.x % lanes.share == 0) found.maxima[lanes.group][lanes.head] = max, found.sums[lanes.group][lanes.head] = sum;
+    if (threadIdx.x % lanes.share == 0) found.tops[lanes.group][lanes.head] = make_float2(max, sum);
 #pragma unroll
     for (u32 h = 0; h < HEADS; h++)
         for (u32 half = 0; half < 2; half++)
             found.outs[h][threadIdx.x * 2 + half] =
                 make_float4(out[h][half * 4], out[h][half * 4 + 1], out[h][half * 4 + 2], out[h][half * 4 + 3]);
-    __syncthreads();
-    if (threadIdx.x < lanes.groups * HEADS) {
-        u32 g = threadIdx.x / HEADS, h = threadIdx.x % HEADS;
-        f32 top = -infinity();
-#pragma unroll 8
-        for (u32 i = 0; i < lanes.groups; i++) top = fmaxf(top, found.maxima[i][h]);
-        found.shares[g][h] = relative(found.maxima[g][h], top);
-        if (g == 0) found.tops[h] = top;
-    }
     __syncthreads();
 }
 
@@ -490,70 +581,39 @@ attention(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weig
           u64 v_stride, const u32* positions, u64 rows, u64 capacity, u64 window, u32 n_kv_heads, u32 group,
           u32 head_dim, f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
     __shared__ Found found;
-    u32 parts = (group + HEADS - 1) / HEADS, of_row = n_kv_heads * parts, step = head_dim + 2, split = blockIdx.x % splits;
-    __shared__ f32 inbox[7 * HEADS * 64];  // a share of the elements of each block of a cluster
-    __shared__ float2 tops[8][HEADS];
-    if (cluster > 1) cluster_begin();
+    u32 parts = (group + HEADS - 1) / HEADS, of_row = n_kv_heads * parts, split = blockIdx.x % splits;
     Lanes lanes(head_dim);
     bool even = head_dim % 8 == 0, wide_q = even && aligned(q, q_stride, rows);
     bool wide = even && aligned(k, k_stride, capacity) && aligned(v, v_stride, capacity);
+    if (cluster > 1) cluster_begin();
+    u64 index = blockIdx.x / splits, tiles = rows * of_row;
+    auto position = [=](u64 index) { return fresh(positions + min(index, tiles - 1) / of_row); };
+    // A guess, until the kernel before has ended; later positions are known.
+    u32 at = position(index), first_head = index % of_row / parts * head_dim;
+    Keys guess(at, capacity, window, split, splits);
+    if (cluster > 1) prefetch(k + first_head, k_stride, guess, head_dim), prefetch(v + first_head, v_stride, guess, head_dim);
     await_previous();
-    release_next();
-    for (u64 tile = blockIdx.x / splits; tile < rows * of_row; tile += gridDim.x / splits) {
-        u64 row = tile / of_row;
-        u32 at = tile % of_row, kv_head = at / parts, head = at % parts * HEADS, heads = min(group - head, HEADS);
-        u64 last = min((u64)positions[row], capacity - 1) + 1, begin = last > window ? last - window : 0;
-        // Splits of at least 32 keys; those beyond the last key have nothing to do.
-        u32 keys = last - begin, each = ((keys - 1) / splits / 32 + 1) * 32, active = (keys - 1) / each + 1;
-        if (split >= active) continue;
-        u64 first = begin + (u64)split * each, columns = (u64)(kv_head * group + head) * head_dim;
+    for (; index < tiles; index += gridDim.x / splits) {
+        u64 row = index / of_row;
+        u32 of = index % of_row, kv_head = of / parts, head = of % parts * HEADS;
+        Tile<64> tile(min(group - head, HEADS), head_dim);
+        u64 columns = (u64)(kv_head * group + head) * head_dim;
         f32 query[HEADS][8];
 #pragma unroll
         for (u32 h = 0; h < HEADS; h++)
-            load8(q + row * q_stride + columns + h * head_dim + lanes.column, h < heads ? lanes.left : 0, wide_q, query[h]);
-        Span span = {k + (u64)kv_head * head_dim, k_stride, v + (u64)kv_head * head_dim, v_stride, first, min(first + each, last)};
-        // The block may still be reading what it found for the item before.
+            load8(q + row * q_stride + columns + h * head_dim + lanes.column, h < tile.heads ? lanes.left : 0, wide_q, query[h]);
+        Span span = {k + (u64)kv_head * head_dim, k_stride, v + (u64)kv_head * head_dim, v_stride};
+        Keys keys(at, capacity, window, split, splits);
+        auto find = [=] { return Keys(position(index), capacity, window, split, splits); };
+        // The block may still be reading what it found for the tile before.
         __syncthreads();
-        if (wide) attend<true, 4>(span, lanes, query, scale, found);
-        else attend<false, 1>(span, lanes, query, scale, found);
-        // Of a cluster's blocks the first 2^n finish: block b every 2^n-th element, from the b-th on.
-        u32 n = 31 - __clz(active), elements = HEADS * 256 >> n, rank = threadIdx.x & ((1 << n) - 1);
-        f32* own = partials + (tile * splits + split) * HEADS * step;
-        if (active > 1 && cluster > 1) {
-            cluster_wait();  // All blocks have begun.
-            if (threadIdx.x >> n < heads) {
-                u32 h = threadIdx.x >> n;
-                give(across(&tops[split][h], rank), make_float2(found.tops[h], found.sum(lanes, h)));
-            }
-        }
-        for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
-            u32 h = e / head_dim, c = e % head_dim;
-            f32 total = found.total(lanes, h, c);
-            if (active == 1) store(out + row * out_stride + columns + e, quotient(total, found.tops[h], found.sum(lanes, h)));
-            else if (cluster > 1) give(across(inbox + split * elements + (e >> n), rank), total);
-            else own[h * step + 2 + c] = total;
-            if (active > 1 && cluster == 1 && c == 0) own[h * step] = found.tops[h], own[h * step + 1] = found.sum(lanes, h);
-        }
-        if (active == 1) continue;
-        if (cluster > 1) {
-            cluster_arrive(), cluster_wait();
-            if (split >> n) continue;
-            for (u32 i = threadIdx.x, e = i << n | split; e < heads * head_dim; i += 256, e = i << n | split) {
-                f32 max, sum, total = fold(active, max, sum, [&](u32 b, f32& peak, f32& part, f32& value) {
-                    peak = tops[b][e / head_dim].x, part = tops[b][e / head_dim].y, value = inbox[b * elements + i];
-                });
-                store(out + row * out_stride + columns + e, quotient(total, max, sum));
-            }
-            continue;
-        }
-        if (!last_of(counters + tile, active)) continue;
-        for (u32 e = threadIdx.x; e < heads * head_dim; e += 256) {
-            const f32* of_head = partials + (tile * splits * HEADS + e / head_dim) * step;
-            f32 max, sum, total = fold(active, max, sum, [=](u32 i, f32& peak, f32& part, f32& value) {
-                const f32* p = of_head + (u64)i * HEADS * step;
-                peak = __ldcg(p), part = __ldcg(p + 1), value = __ldcg(p + 2 + e % head_dim);
-            });
-            store(out + row * out_stride + columns + e, quotient(total, max, sum));
-        }
+        if (wide) attend<true, 4>(keys, find, span, lanes, query, scale * LOG2_E, found);
+        else attend<false, 1>(keys, find, span, lanes, query, scale * LOG2_E, found);
+        at = position(index + gridDim.x / splits);
+        if (split >= keys.blocks) continue;
+        Four own;
+        if (tile.inside()) own = found.four(lanes, tile.h, tile.c);
+        tile.meet(own, keys, split, cluster, partials + index * splits * HEADS * Tile<64>::STEP, counters + index,
+                  out + row * out_stride + columns);
     }
 }

@@ -341,6 +341,8 @@ __device__ inline void give(u32 at, float4 v) {
 }
 // Sums weighted by a softmax whose weights are powers of two, four columns at a time. Needs common.cuh.
 
+const f32 LOG2_E = 1.4426950408889634f;
+
 // 2^(x * scale - max) that counts x * scale = max = -inf as 1, which a larger maximum scales to 0 later. The product is not
 // rounded, so that large scores cost no accuracy.
 __device__ inline f32 share_of(f32 x, f32 scale, f32 max) {
@@ -363,7 +365,8 @@ struct Four {
         for (u32 i = 0; i < 8; i++) top[i] = i < n ? tops(i) : make_float2(-infinity(), 0.0f);
 #pragma unroll
         for (u32 i = 0; i < 8; i++) max = fmaxf(max, top[i].x);
-        scale(share_of(before, max));
+        f32 kept = share_of(before, max);
+        sum *= kept, total.x *= kept, total.y *= kept, total.z *= kept, total.w *= kept;
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
             f32 share = share_of(top[i].x, max);
@@ -372,16 +375,91 @@ struct Four {
             total.x += part.x * share, total.y += part.y * share, total.z += part.z * share, total.w += part.w * share;
         }
     }
-    __device__ void scale(f32 by) { sum *= by, total.x *= by, total.y *= by, total.z *= by, total.w *= by; }
 
     // Scores with +inf, or -inf alone, have no softmax.
-    __device__ void finish(scalar* to) {
-        scale(fabsf(max) < infinity() ? __fdividef(1.0f, sum) : not_a_number());
-        store(to, total.x), store(to + 1, total.y), store(to + 2, total.z), store(to + 3, total.w);
+    __device__ void columns(f32 (&v)[4]) const {
+        f32 inverse = fabsf(max) < infinity() ? __fdividef(1.0f, sum) : not_a_number();
+        v[0] = total.x * inverse, v[1] = total.y * inverse, v[2] = total.z * inverse, v[3] = total.w * inverse;
+    }
+};
+// The keys of a row divided among blocks, and how their parts meet. Needs common.cuh, overlap.cuh, merge.cuh, cluster.cuh and
+// fours.cuh.
+
+// A block's share of the keys that a row at `position` sees.
+struct Keys {
+    u32 first, end, blocks;  // blocks: that have a share
+
+    __device__ Keys(u32 position, u64 capacity, u64 window, u32 split, u32 splits) {
+        u32 last = min((u64)position, capacity - 1) + 1, begin = last > window ? last - (u32)window : 0, count = last - begin;
+        u32 each = min((u64)((count - 1) / splits / 16 + 1) * 16, (u64)count);
+        blocks = (count - 1) / each + 1;
+        first = begin + min((u64)split * each, (u64)count), end = first + min(each, begin + count - first);
+    }
+    __device__ bool operator!=(const Keys& other) const { return first != other.first || end != other.end; }
+};
+
+// Brings the first rows of these keys near.
+__device__ inline void prefetch(const weight* from, u64 stride, const Keys& keys, u32 head_dim) {
+    const u32 line = 128 / sizeof(weight);
+    u32 lines = (head_dim + line - 1) / line, count = min(keys.end - keys.first, 256u) * lines;
+    for (u32 i = threadIdx.x; i < count; i += 256)
+        asm volatile("prefetch.global.L2 [%0];" :: "l"(from + (keys.first + i / lines) * stride + i % lines * line));
+}
+
+// A tile's heads, each of up to 4 * LANES columns, by blocks of 256 threads.
+template <u32 LANES> struct Tile {
+    static const u32 HEADS = 256 / LANES, STEP = 4 * LANES + 4;
+    u32 heads, head_dim, h, c;  // h, c: what the thread puts together, four columns of a head
+
+    __device__ Tile(u32 heads, u32 head_dim)
+        : heads(heads), head_dim(head_dim), h(threadIdx.x / LANES), c(threadIdx.x % LANES * 4) {}
+    __device__ bool inside() const { return h < heads && c < head_dim; }
+
+    __device__ void finish(const Four& four, scalar* to) const {
+        f32 v[4];
+        four.columns(v);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+            if (c + i < head_dim) store(to + h * head_dim + c + i, v[i]);
+    }
+
+    // Puts the parts of all blocks that have keys together, in their order; `partials` are the tile's. Called by all
+    // threads of these blocks, each with its own part.
+    __device__ void meet(const Four& own, const Keys& keys, u32 split, u32 cluster, f32* partials, u32* counter, scalar* to) {
+        __shared__ float4 inbox[7 * 64];  // of each block of a cluster, the columns that this one finishes
+        __shared__ float2 tops[8][HEADS];
+        if (keys.blocks == 1) {
+            if (inside()) finish(own, to);
+        } else if (cluster > 1) {
+            // The first 2^n blocks finish: block b every 2^n-th four of columns, from the b-th on.
+            u32 n = 31 - __clz(keys.blocks), each = 256 >> n, rank = threadIdx.x & ((1 << n) - 1);
+            cluster_wait();  // All blocks have begun.
+            if (inside()) give(across(inbox + split * each + (threadIdx.x >> n), rank), own.total);
+            if (h < heads && c >> n < 4) give(across(&tops[split][h], rank), make_float2(own.max, own.sum));
+            cluster_arrive(), cluster_wait();
+            u32 four = threadIdx.x << n | split;
+            h = four / LANES, c = four % LANES * 4;
+            if (split >> n || threadIdx.x >= each || !inside()) return;
+            Four all;
+            all.add(keys.blocks, [&](u32 b) { return tops[b][h]; }, [&](u32 b) { return inbox[b * each + threadIdx.x]; });
+            finish(all, to);
+        } else {
+            f32 *left = partials + h * STEP, *mine = left + split * HEADS * STEP;
+            if (inside()) *(float4*)(mine + 4 + c) = own.total;
+            if (inside() && c == 0) *(float2*)mine = make_float2(own.max, own.sum);
+            if (!last_of(counter, keys.blocks) || !inside()) return;
+            Four all;
+            for (u32 first = 0; first < keys.blocks; first += 8) {
+                const f32* from = left + first * HEADS * STEP;
+                all.add(min(keys.blocks - first, 8u), [=](u32 i) { return __ldcg((const float2*)(from + i * HEADS * STEP)); },
+                        [=](u32 i) { return __ldcg((const float4*)(from + i * HEADS * STEP + 4 + c)); });
+            }
+            finish(all, to);
+        }
     }
 };
 // Attention of up to eight query heads to keys they share, on tensor cores, in parts that can be put together; scores times
-// log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh, mma.cuh and fours.cuh.
+// log2(e), so that weights are powers of two. Needs common.cuh, overlap.cuh, mma.cuh and splits.cuh.
 
 #if __CUDA_ARCH__ >= 800
 
@@ -439,12 +517,12 @@ struct State {
 __device__ inline uint4 piece(const weight* p, bool inside) { return inside ? once16(p) : make_uint4(0, 0, 0, 0); }
 
 // Leaves what a block's keys give for the heads in shared memory: sums relative to maxima, one set a warp. The keys are those
-// that sure() says; `keys` is a guess, which is loaded while that is found out. The next kernel begins when its loads no
+// that find() says; `keys` is a guess, which is loaded while that is found out. The next kernel begins when its loads no
 // longer delay these: at once if the keys are few, which the prefetch before has brought near, else behind the last of them.
-template <class Keys, class Sure>
-__device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q, const weight* k, u64 k_stride,
+template <class Find>
+__device__ inline void attend(Keys& keys, Find find, u32 heads, const scalar* q, const weight* k, u64 k_stride,
                               const weight* v, u64 v_stride, u32 head_dim, f32 scale, f32 (*out)[HEADS][DIM + 4],
-                              f32 (*peaks)[HEADS][2]) {
+                              float2 (*peaks)[HEADS]) {
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     uint4 query[4], key[2][4], value[2][2][2];
     u64 end = keys.end;
@@ -470,8 +548,8 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
         query[i] = g < heads && i * 32 + t * 8 < head_dim ? fresh16(q + g * head_dim + i * 32 + t * 8) : make_uint4(0, 0, 0, 0);
-    Keys found = sure();
-    if (found.first != keys.first || found.end != keys.end) {
+    Keys found = find();
+    if (found != keys) {
         j = found.first + warp * KEYS, end = found.end;
         load_keys(j), load_values(j);
     }
@@ -479,11 +557,11 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
     State state;
     for (; j < end; j += STEP) {
         if (j + STEP >= end) release_next();
-        state.take(query, key, value, j, end, scale * 1.4426950408889634f);
+        state.take(query, key, value, j, end, scale * LOG2_E);
         load_keys(j + STEP), load_values(j + STEP);
     }
     state.sum = lanes_fold(state.sum, 4, [](f32 a, f32 b) { return a + b; });
-    if (t == 0) peaks[warp][g][0] = state.max, peaks[warp][g][1] = state.sum;
+    if (t == 0) peaks[warp][g] = make_float2(state.max, state.sum);
     if (g < heads)
 #pragma unroll
         for (u32 c = 0; c < 2; c++)
@@ -500,80 +578,29 @@ __device__ inline void attend(Keys& keys, Sure sure, u32 heads, const scalar* q,
 
 #endif
 
-// A block's share of a row's keys.
-struct Keys {
-    u32 first, end, blocks;  // blocks: that have one
-
-    __device__ Keys(u32 position, u32 capacity, u64 window, u32 split, u32 splits) {
-        u32 last = min(position, capacity - 1) + 1, begin = last > window ? last - (u32)window : 0, count = last - begin;
-        u32 each = ((count - 1) / (splits * KEYS) + 1) * KEYS;
-        blocks = (count + each - 1) / each;
-        first = begin + min(split * each, count), end = begin + min(split * each + each, count);
-    }
-};
-
-__device__ inline void prefetch(const weight* from, u64 stride, const Keys& keys, u32 head_dim) {
-    u32 lines = (head_dim + 63) / 64, count = min(keys.end - keys.first, 256u) * lines;
-    for (u32 i = threadIdx.x; i < count; i += 256)
-        asm volatile("prefetch.global.L2 [%0];" :: "l"(from + (u64)(keys.first + i / lines) * stride + i % lines * 64));
-}
-
 extern "C" __global__ void __launch_bounds__(256)
 attention_mma(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride, const weight* v,
               u64 v_stride, const u32* positions, u64 capacity, u64 window, u32 n_kv_heads, u32 group, u32 head_dim,
               f32 scale, f32* partials, u32* counters, u32 splits, u32 cluster) {
-    const u32 step = DIM + 4;
-    __shared__ __align__(16) f32 parts[8][HEADS][step];
-    __shared__ __align__(8) f32 peaks[8][HEADS][2];
-    __shared__ float4 inbox[7 * HEADS * DIM / 16];  // a share of the columns of each block of a cluster
-    __shared__ float2 tops[8][HEADS];
+    __shared__ __align__(16) f32 parts[8][HEADS][DIM + 4];
+    __shared__ float2 peaks[8][HEADS];
     u32 tiles_of_head = (group + HEADS - 1) / HEADS, index = blockIdx.x / splits, split = blockIdx.x % splits;
     u32 row = index / tiles_of_head / n_kv_heads, kv_head = index / tiles_of_head % n_kv_heads;
     u32 head = index % tiles_of_head * HEADS, heads = min(group - head, HEADS);
     k += kv_head * head_dim, v += kv_head * head_dim;
     if (cluster > 1) cluster_begin();
-    Keys keys(fresh(positions + row), capacity, window, split, splits);
+    auto find = [=] { return Keys(fresh(positions + row), capacity, window, split, splits); };
+    Keys keys = find();
     if (cluster > 1) prefetch(k, k_stride, keys, head_dim), prefetch(v, v_stride, keys, head_dim);
     await_previous();
     u64 columns = (u64)(kv_head * group + head) * head_dim;
-    attend(keys, [=] { return Keys(fresh(positions + row), capacity, window, split, splits); }, heads,
-           q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
+    attend(keys, find, heads, q + row * q_stride + columns, k, k_stride, v, v_stride, head_dim, scale, parts, peaks);
     if (split >= keys.blocks) return;
-    scalar* to = out + row * out_stride + columns;
-    u32 h = threadIdx.x / 32, c = threadIdx.x % 32 * 4;  // A thread puts four columns of a head together.
-    bool inside = h < heads && c < head_dim;
+    Tile<DIM / 4> tile(heads, head_dim);
     Four own;
-    if (inside)
-        own.add(8, [&](u32 warp) { return *(const float2*)peaks[warp][h]; },
-                [&](u32 warp) { return *(const float4*)&parts[warp][h][c]; });
-    if (keys.blocks == 1) {
-        if (inside) own.finish(to + h * head_dim + c);
-        return;
-    }
-    if (cluster > 1) {
-        // The first 2^n blocks finish: block b every 2^n-th four of columns, from the b-th on.
-        u32 n = 31 - __clz(keys.blocks), each = 256 >> n, rank = threadIdx.x & ((1 << n) - 1);
-        cluster_wait();  // All blocks have begun.
-        if (inside) give(across(inbox + split * each + (threadIdx.x >> n), rank), own.total);
-        if (inside && c >> n < 4) give(across(&tops[split][h], rank), make_float2(own.max, own.sum));
-        cluster_arrive(), cluster_wait();
-        u32 four = threadIdx.x << n | split;
-        h = four / 32, c = four % 32 * 4;
-        if (split >> n || threadIdx.x >= each || h >= heads || c >= head_dim) return;
-        Four all;
-        all.add(keys.blocks, [&](u32 b) { return tops[b][h]; }, [&](u32 b) { return inbox[b * each + threadIdx.x]; });
-        all.finish(to + h * head_dim + c);
-        return;
-    }
-    f32* left = partials + ((u64)index * splits * HEADS + h) * step;  // by the first block
-    if (inside) *(float4*)(left + (u64)split * HEADS * step + 4 + c) = own.total;
-    if (inside && c == 0) *(float2*)(left + (u64)split * HEADS * step) = make_float2(own.max, own.sum);
-    if (!last_of(counters + index, keys.blocks) || !inside) return;
-    Four all;
-    for (u32 first = 0; first < keys.blocks; first += 8) {
-        const f32* from = left + (u64)first * HEADS * step;
-        all.add(min(keys.blocks - first, 8u), [=](u32 i) { return __ldcg((const float2*)(from + i * HEADS * step)); },
-                [=](u32 i) { return __ldcg((const float4*)(from + i * HEADS * step + 4 + c)); });
-    }
-    all.finish(to + h * head_dim + c);
+    if (tile.inside())
+        own.add(8, [&](u32 warp) { return peaks[warp][tile.h]; },
+                [&](u32 warp) { return *(const float4*)&parts[warp][tile.h][tile.c]; });
+    tile.meet(own, keys, split, cluster, partials + (u64)index * splits * HEADS * Tile<DIM / 4>::STEP, counters + index,
+              out + row * out_stride + columns);
 }

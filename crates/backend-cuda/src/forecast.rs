@@ -63,7 +63,7 @@ fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
     let partials = if attention_of_token(card, w).is_none() {
         attention_mma::partials(attention_mma::division(1, kv, group, keys, parts))
     } else {
-        attention::partials(attention::division(1, kv, group, keys, parts), heads.head_dim)
+        attention::partials(attention::division(1, kv, group, keys, parts))
     };
     let choice = 8 * sample::SPACE as u64 + 12 * w.vocab_size as u64;
     let mut all = vec![4 * partials as u64, choice];

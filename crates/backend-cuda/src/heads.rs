@@ -231,7 +231,7 @@ fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> 
         (heads.n_kv_heads as u32, heads.group() as u32, heads.head_dim as u32);
     let keys = window.map_or(capacity, |w| capacity.min(w as u64));
     let division = attention::division(rows, n_kv_heads.into(), group.into(), keys, card(b));
-    let extent = attention::partials(division, heads.head_dim);
+    let extent = attention::partials(division);
     let scratch = b.scratch(extent * size_of::<f32>())?;
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
@@ -259,8 +259,8 @@ fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> 
         splits: division.splits,
         cluster: division.cluster,
     };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; the kernel waits before it
-    // reads any. Where there are splits,
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; before the
+    // kernel waits it reads positions alone, which only say what to prefetch, within the capacity. Where there are splits,
     // tiles are fewer than multiprocessors and so than counters, and the stream lets one launch at a time use
     // scratch and counters.
     launched("attention", unsafe { args.launch(launch) })

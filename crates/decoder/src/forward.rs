@@ -97,7 +97,7 @@ impl<B: KernelBackend> Forward<'_, B> {
             window: self.config.shape.sliding_window,
             at,
             out: MatMut::new(&mut act.att).rows(0..rows)?,
-            scratch: MatMut::new(&mut act.scores),
+            scratch: MatMut::new(&mut act.scores).cols(0..keys)?,
         };
         b.attention(attention.check()?)?;
         self.add_product(Mat::new(&act.att).rows(0..rows)?, &layer.o, MatMut::new(&mut act.x).rows(0..rows)?)

@@ -50,6 +50,6 @@ pub fn grid(division: Division) -> u32 {
 }
 
 /// Elements of `partials`.
-pub fn partials(division: Division, head_dim: usize) -> usize {
-    division.partials(HEADS as usize * (head_dim + 2))
+pub fn partials(division: Division) -> usize {
+    division.partials(HEADS as usize * (MOST_HEAD_DIM + 4))
 }
