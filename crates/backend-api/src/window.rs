@@ -341,6 +341,15 @@ impl<T> Clone for At<'_, T> {
 impl<T> Copy for At<'_, T> {}
 
 impl<T: DeviceTensor> At<'_, T> {
+    /// The positions of some of the rows.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if there are no such rows.
+    pub fn rows(self, rows: Range<usize>) -> Result<Self> {
+        let first = self.first.map(|first| first.saturating_add(rows.start));
+        Ok(Self { positions: self.positions.cols(rows)?, first, ..self })
+    }
+
     /// Whether no two positions are equal, as far as the host knows.
     pub fn is_distinct(&self) -> bool {
         self.distinct || self.first.is_some() || self.positions.n_cols() <= 1

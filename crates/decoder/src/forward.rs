@@ -1,5 +1,7 @@
 //! The forward pass, once, for every backend: prompt chunks and single tokens alike.
 
+use std::ops::Range;
+
 use backend_api::ops::{Attention, Embed, Matmul, NormQkvRopeAppend, NormSwiglu, RmsNorm, WeightLayout};
 use backend_api::{At, Io, KernelBackend, Mat, MatMut, Op, Result};
 
@@ -42,11 +44,13 @@ pub(crate) struct Forward<'a, B: KernelBackend> {
 }
 
 impl<B: KernelBackend> Forward<'_, B> {
-    /// Runs the layers over the tokens `ids` u32 `[1, rows]` at `at`; `x` then holds a row for each.
+    /// Runs the layers over the tokens `ids` u32 `[1, rows]` at `at`; `x` then holds the rows that are `wanted`. Of the last layer
+    /// the others leave keys and values and nothing else, because nothing else of them is ever looked at.
     pub(crate) fn layers(
         &self,
         ids: Mat<'_, B::Tensor>,
         at: At<'_, B::Tensor>,
+        wanted: Range<usize>,
         act: &mut Activations<B::Tensor>,
         cache: &mut Cache<B::Tensor>,
     ) -> Result<()> {
@@ -56,30 +60,34 @@ impl<B: KernelBackend> Forward<'_, B> {
             .embed_into(Embed { table, ids, out: MatMut::new(&mut act.x).rows(0..rows)? }.check()?)?;
         let Cache { kv, keys, cos, sin } = cache;
         let tables = (Mat::new(&*cos), Mat::new(&*sin));
-        for (layer, kv) in self.weights.layers.iter().zip(kv) {
-            self.attention(layer, rows, (at, *keys), tables, act, kv)?;
-            self.feed_forward(layer, rows, act)?;
+        let last = self.weights.layers.len().saturating_sub(1);
+        for (i, (layer, kv)) in self.weights.layers.iter().zip(kv).enumerate() {
+            let wanted = if i == last { wanted.clone() } else { 0..rows };
+            self.front(layer, rows, at, tables, act, kv)?;
+            if !wanted.is_empty() {
+                self.attention(layer, wanted.clone(), at, act, kv, *keys)?;
+                self.feed_forward(layer, wanted, act)?;
+            }
         }
         Ok(())
     }
 
-    /// `x += attention(rmsnorm(x))·oᵀ`.
-    fn attention(
+    /// Queries, keys and values of all rows, from `rmsnorm(x)`.
+    fn front(
         &self,
         layer: &Layer<B::Tensor>,
         rows: usize,
-        (at, keys): (At<'_, B::Tensor>, usize),
+        at: At<'_, B::Tensor>,
         (cos, sin): (Mat<'_, B::Tensor>, Mat<'_, B::Tensor>),
         act: &mut Activations<B::Tensor>,
         (k, v): &mut (B::Tensor, B::Tensor),
     ) -> Result<()> {
-        let (b, heads) = (self.backend, self.config.heads());
         let front = NormQkvRopeAppend {
             x: Mat::new(&act.x).rows(0..rows)?,
             norm: Mat::vector(&layer.attention_norm),
             eps: self.config.rms_norm_eps,
             w: Mat::new(&layer.qkv),
-            heads,
+            heads: self.config.heads(),
             cos,
             sin,
             at,
@@ -88,43 +96,54 @@ impl<B: KernelBackend> Forward<'_, B> {
             v: MatMut::new(v),
             scratch: MatMut::new(&mut act.h).rows(0..rows)?,
         };
-        b.norm_qkv_rope_append(front.check()?)?;
-        let attention = Attention {
-            q: Mat::new(&act.qkv).sub(0..rows, 0..heads.q_dim())?,
-            k: Mat::new(&*k).rows(0..keys)?,
-            v: Mat::new(&*v).rows(0..keys)?,
-            heads,
-            window: self.config.shape.sliding_window,
-            at,
-            out: MatMut::new(&mut act.att).rows(0..rows)?,
-            scratch: MatMut::new(&mut act.scores).cols(0..keys)?,
-        };
-        b.attention(attention.check()?)?;
-        self.add_product(Mat::new(&act.att).rows(0..rows)?, &layer.o, MatMut::new(&mut act.x).rows(0..rows)?)
+        self.backend.norm_qkv_rope_append(front.check()?)
     }
 
-    /// `x += swiglu(rmsnorm(x))·downᵀ`.
+    /// `x += attention·oᵀ` for some rows, which look through the first `keys` rows of the cache.
+    fn attention(
+        &self,
+        layer: &Layer<B::Tensor>,
+        rows: Range<usize>,
+        at: At<'_, B::Tensor>,
+        act: &mut Activations<B::Tensor>,
+        (k, v): &(B::Tensor, B::Tensor),
+        keys: usize,
+    ) -> Result<()> {
+        let heads = self.config.heads();
+        let attention = Attention {
+            q: Mat::new(&act.qkv).sub(rows.clone(), 0..heads.q_dim())?,
+            k: Mat::new(k).rows(0..keys)?,
+            v: Mat::new(v).rows(0..keys)?,
+            heads,
+            window: self.config.shape.sliding_window,
+            at: at.rows(rows.clone())?,
+            out: MatMut::new(&mut act.att).rows(rows.clone())?,
+            scratch: MatMut::new(&mut act.scores).cols(0..keys)?,
+        };
+        self.backend.attention(attention.check()?)?;
+        let out = MatMut::new(&mut act.x).rows(rows.clone())?;
+        self.add_product(Mat::new(&act.att).rows(rows)?, &layer.o, out)
+    }
+
+    /// `x += swiglu(rmsnorm(x))·downᵀ` for some rows.
     fn feed_forward(
         &self,
         layer: &Layer<B::Tensor>,
-        rows: usize,
+        rows: Range<usize>,
         act: &mut Activations<B::Tensor>,
     ) -> Result<()> {
         let front = NormSwiglu {
-            x: Mat::new(&act.x).rows(0..rows)?,
+            x: Mat::new(&act.x).rows(rows.clone())?,
             norm: Mat::vector(&layer.ffn_norm),
             eps: self.config.rms_norm_eps,
             w: Mat::new(&layer.gate_up),
-            out: MatMut::new(&mut act.ffn).rows(0..rows)?,
-            scratch: MatMut::new(&mut act.h).rows(0..rows)?,
-            gate_up: MatMut::new(&mut act.gate_up).rows(0..rows)?,
+            out: MatMut::new(&mut act.ffn).rows(rows.clone())?,
+            scratch: MatMut::new(&mut act.h).rows(rows.clone())?,
+            gate_up: MatMut::new(&mut act.gate_up).rows(rows.clone())?,
         };
         self.backend.norm_swiglu(front.check()?)?;
-        self.add_product(
-            Mat::new(&act.ffn).rows(0..rows)?,
-            &layer.down,
-            MatMut::new(&mut act.x).rows(0..rows)?,
-        )
+        let out = MatMut::new(&mut act.x).rows(rows.clone())?;
+        self.add_product(Mat::new(&act.ffn).rows(rows)?, &layer.down, out)
     }
 
     fn add_product(&self, x: Mat<'_, B::Tensor>, w: &B::Tensor, out: MatMut<'_, B::Tensor>) -> Result<()> {

@@ -210,12 +210,12 @@ impl<B: KernelBackend> Generation<'_, B> {
 
     /// Feeds the prompt and chooses the first token.
     fn first_choice(&mut self) -> Result<Option<Chosen>> {
-        let mut rows = 0;
-        while self.session.cached() < self.session.tokens().len() {
+        let (mut rows, len) = (0, self.session.tokens().len());
+        while self.session.cached() < len {
             if self.cancelled() {
                 return Ok(None);
             }
-            rows = self.session.feed_chunk()?;
+            rows = self.session.feed_chunk(len.saturating_sub(1)..len)?;
             self.stats.prompt_tokens += rows;
         }
         if self.options.max_tokens == 0 {

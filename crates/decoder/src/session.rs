@@ -1,6 +1,7 @@
 //! A conversation: the KV cache and what has been fed into it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use backend_api::ops::{Argmax, Sample, SampleParams};
 use backend_api::{At, DType, Error, KernelBackend, Mat, MatMut, Op, Pending, Result};
@@ -159,10 +160,12 @@ impl<B: KernelBackend> Session<B> {
             return Err(Error::Argument { name: "wanted", reason });
         }
         self.extend(ids)?;
+        let span =
+            wanted.iter().min().map_or(0..0, |first| *first..wanted.iter().max().map_or(0, |last| last + 1));
         let mut rows = vec![Vec::new(); wanted.len()];
         while self.cached < self.tokens.len() {
             let first = self.cached;
-            let n = self.feed_chunk()?;
+            let n = self.feed_chunk(span.clone())?;
             for (row, position) in rows.iter_mut().zip(wanted) {
                 if (first..first + n).contains(position) {
                     self.forward_logits(position - first)?;
@@ -226,13 +229,14 @@ impl<B: KernelBackend> Session<B> {
     /// Feeds all tokens that are not in the cache yet.
     pub(crate) fn feed_all(&mut self) -> Result<()> {
         while self.cached < self.tokens.len() {
-            self.feed_chunk()?;
+            self.feed_chunk(0..0)?;
         }
         Ok(())
     }
 
-    /// Feeds the next chunk of tokens; gives how many. The last one's row of `x` is then at that number less one.
-    pub(crate) fn feed_chunk(&mut self) -> Result<usize> {
+    /// Feeds the next chunk of tokens; gives how many. Rows of `x`, counted from the chunk's first token on, then hold the
+    /// state of those whose positions are `wanted`.
+    pub(crate) fn feed_chunk(&mut self, wanted: Range<usize>) -> Result<usize> {
         let first = self.cached;
         let n = (self.tokens.len() - first).min(self.model.prefill_chunk());
         let most = self.model.prefill_chunk().min(self.context);
@@ -240,6 +244,9 @@ impl<B: KernelBackend> Session<B> {
         let padded = b.chunk_rows(n).filter(|rows| (n..=most.min(self.context - first)).contains(rows));
         let rows = padded.unwrap_or(n);
         let positions: Vec<u32> = (first..first + rows).map(|p| p as u32).collect();
+        // What is captured must not depend on how many of the rows are padding.
+        let row = |position: usize| position.clamp(first, first + n) - first;
+        let wanted = padded.map_or(row(wanted.start)..row(wanted.end), |rows| 0..rows);
         let mut ids = self.tokens[first..first + n].to_vec();
         ids.resize(rows, 0);
         b.write(&mut self.device.ids, 0, bytemuck::cast_slice(&ids))?;
@@ -250,8 +257,13 @@ impl<B: KernelBackend> Session<B> {
             let ids = Mat::vector(&device.ids).cols(0..rows)?;
             let positions = Mat::vector(&device.positions).cols(0..rows)?;
             let at = At { positions, first, distinct: true };
-            Forward { backend: b, config: model.config(), weights: model.tensors() }
-                .layers(ids, at, act, cache)
+            Forward { backend: b, config: model.config(), weights: model.tensors() }.layers(
+                ids,
+                at,
+                wanted.clone(),
+                act,
+                cache,
+            )
         };
         match padded.map(|rows| chunks.entry(rows).or_default()) {
             Some((uses, graph)) if *uses >= ISSUED => {
@@ -294,7 +306,7 @@ impl<B: KernelBackend> Session<B> {
         model.backend().step(graph, *cached, &mut |b, first| {
             let pass = Forward { backend: b, config: model.config(), weights: model.tensors() };
             let at = At { positions: Mat::vector(&device.position), first, distinct: false };
-            pass.layers(Mat::vector(&device.id), at, act, cache)?;
+            pass.layers(Mat::vector(&device.id), at, 0..1, act, cache)?;
             pass.logits(0, act)?;
             choose(b, choice, &act.logits, device)
         })?;

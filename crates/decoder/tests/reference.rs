@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use backend_api::Error;
 use backend_cpu::CpuBackend;
-use conformance::decoder::cases::{Logits, Settings, Stored};
+use conformance::decoder::cases::{Logits, Settings, Stored, some};
 use conformance::decoder::{Folder, ReferenceConfig, ReferenceModel};
 use decoder::{Config, GenerateOptions, LoadOptions, Model};
 
@@ -20,7 +20,7 @@ fn load(reference: &ReferenceModel, folder: Folder<'_>, options: &LoadOptions) -
 }
 
 /// See [`conformance::decoder::cases::Runner`].
-fn run(stored: Stored<'_>, settings: Settings, ids: &[u32]) -> Result<[Logits; 2], String> {
+fn run(stored: Stored<'_>, settings: Settings, ids: &[u32]) -> Result<[Logits; 3], String> {
     let path = tempfile::tempdir().unwrap();
     stored.write(path.path()).unwrap();
     let Settings { dtype, cache, chunk, context } = settings;
@@ -28,9 +28,10 @@ fn run(stored: Stored<'_>, settings: Settings, ids: &[u32]) -> Result<[Logits; 2
     let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
     let model = Model::load(&Arc::new(CpuBackend::new()), path.path(), &options).unwrap();
     let all: Vec<usize> = (0..ids.len()).collect();
-    let batch = model.session(context).unwrap().logits(ids, &all).unwrap();
+    let batch = |wanted: &[usize]| model.session(context).unwrap().logits(ids, wanted).unwrap();
     let mut session = model.session(context).unwrap();
-    Ok([batch, ids.iter().map(|id| session.step_logits(*id).unwrap()).collect()])
+    let single = ids.iter().map(|id| session.step_logits(*id).unwrap()).collect();
+    Ok([batch(&all), single, batch(&some(ids.len()))])
 }
 
 conformance::decoder_suite!(&run);

@@ -45,8 +45,14 @@ pub struct Settings {
 /// Logits of every position.
 pub type Logits = Vec<Vec<f32>>;
 
-/// Runs a model: the logits after each id, the ids fed in chunks, and again fed one by one.
-pub type Runner<'r> = &'r dyn Fn(Stored<'_>, Settings, &[u32]) -> Result<[Logits; 2], String>;
+/// Runs a model: the logits after each id, the ids fed in chunks, and again fed one by one; and those of [`some`] positions,
+/// the ids fed in chunks of which nothing else is asked.
+pub type Runner<'r> = &'r dyn Fn(Stored<'_>, Settings, &[u32]) -> Result<[Logits; 3], String>;
+
+/// A few of so many positions, the last among them.
+pub fn some(positions: usize) -> Vec<usize> {
+    (0..positions).rev().step_by(2).take(2).collect()
+}
 
 /// What is compared: a model, the types of its weights and cache, tokens, and how many are fed together.
 struct Plan<'a> {
@@ -75,18 +81,22 @@ impl Plan<'_> {
         let ids: Vec<u32> = (0..self.positions as u32).map(|i| i.wrapping_mul(i + 7) % vocab).collect();
         for (dtype, cache) in self.types.iter().copied() {
             let model = reference.rounded(dtype);
-            let want: Vec<f64> = model.logits(&ids).into_iter().flatten().collect();
+            let all = model.logits(&ids);
+            let of_some: Vec<f64> =
+                some(ids.len()).iter().filter_map(|p| all.get(*p)).flatten().copied().collect();
+            let all: Vec<f64> = all.into_iter().flatten().collect();
             let settings = Settings { dtype, cache, chunk: self.chunk, context: self.positions };
             let stored = Stored { model: &model, folder: Folder { dtype, ..self.folder } };
             let what = format!("{dtype}, cache {cache}, {:?}", self.config);
             let got = run(stored, settings, &ids).map_err(|e| format!("{what}: {e}"))?;
-            for (way, got) in ["batch", "single tokens"].into_iter().zip(got) {
+            let ways = [("batch", &all), ("single tokens", &all), ("some positions", &of_some)];
+            for ((way, want), got) in ways.into_iter().zip(got) {
                 let got: Vec<f64> = got.into_iter().flatten().map(f64::from).collect();
                 if got.len() != want.len() {
                     return Err(format!("{what}, {way}: {} logits instead of {}", got.len(), want.len()));
                 }
                 let bound = self.sensitivity * nmse_of_logits(dtype).max(nmse_of_logits(cache));
-                let error = nmse(&got, &want);
+                let error = nmse(&got, want);
                 // A NaN is no success.
                 if !matches!(error.partial_cmp(&bound), Some(std::cmp::Ordering::Less)) {
                     return Err(format!("{what}, {way}: NMSE {error:e}, above {bound:e}"));

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use conformance::decoder::cases::{Logits, Settings, Stored};
+use conformance::decoder::cases::{Logits, Settings, Stored, some};
 use torchless::{
     Backend, Config, CudaBackend, CudaBackendBuilder, DType, FinishReason, GenerateOptions, KernelBackend,
     LoadOptions, Model, ModelShape, Session,
@@ -17,7 +17,7 @@ fn run(
     stored: Stored<'_>,
     settings: Settings,
     ids: &[u32],
-) -> Result<[Logits; 2], String> {
+) -> Result<[Logits; 3], String> {
     let path = tempfile::tempdir().unwrap();
     stored.write(path.path()).unwrap();
     let Settings { dtype, cache, chunk, context } = settings;
@@ -26,10 +26,10 @@ fn run(
     let model = Model::load(&Arc::new(backend), path.path(), &options).map_err(|e| e.to_string())?;
     let all: Vec<usize> = (0..ids.len()).collect();
     let session = || model.session(context).map_err(|e| e.to_string());
-    let batch = session()?.logits(ids, &all).map_err(|e| e.to_string())?;
-    let mut session = session()?;
-    let step = |id: &u32| session.step_logits(*id).map_err(|e| e.to_string());
-    Ok([batch, ids.iter().map(step).collect::<Result<_, _>>()?])
+    let batch = |wanted: &[usize]| session()?.logits(ids, wanted).map_err(|e| e.to_string());
+    let mut stepped = session()?;
+    let step = |id: &u32| stepped.step_logits(*id).map_err(|e| e.to_string());
+    Ok([batch(&all)?, ids.iter().map(step).collect::<Result<_, _>>()?, batch(&some(ids.len()))?])
 }
 
 mod fast {
