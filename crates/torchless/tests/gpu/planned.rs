@@ -115,7 +115,7 @@ const PORTABLE: [&str; 3] = ["attention", "matmul", "matmul_few"];
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn slow_paths_are_those_that_are_launched() {
-    let base = ModelShape { n_layers: 1, vocab_size: 1000, ..ModelShape::named("llama-3.2-1b").unwrap() };
+    let base = ModelShape { n_layers: 2, vocab_size: 1000, ..ModelShape::named("llama-3.2-1b").unwrap() };
     let heads = |n_heads, n_kv_heads, head_dim| ModelShape { n_heads, n_kv_heads, head_dim, ..base.clone() };
     let [f32, f16, bf16] = [DType::F32, DType::F16, DType::BF16];
     let shapes = [
