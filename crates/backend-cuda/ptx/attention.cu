@@ -586,16 +586,17 @@ attention(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weig
     bool even = head_dim % 8 == 0, wide_q = even && aligned(q, q_stride, rows);
     bool wide = even && aligned(k, k_stride, capacity) && aligned(v, v_stride, capacity);
     if (cluster > 1) cluster_begin();
-    u64 index = blockIdx.x / splits, tiles = rows * of_row;
-    auto position = [=](u64 index) { return fresh(positions + min(index, tiles - 1) / of_row); };
-    // A guess, until the kernel before has ended; later positions are known.
-    u32 at = position(index), first_head = index % of_row / parts * head_dim;
-    Keys guess(at, capacity, window, split, splits);
-    if (cluster > 1) prefetch(k + first_head, k_stride, guess, head_dim), prefetch(v + first_head, v_stride, guess, head_dim);
+    u64 index = blockIdx.x / splits, tiles = rows * of_row, row, of;
+    divide(index, of_row, row, of);
+    // A guess, until the kernel before has ended.
+    Keys keys(fresh(positions + row), capacity, window, split, splits);
+    if (cluster > 1) {
+        u64 at = of / parts * head_dim;
+        prefetch(k + at, k_stride, keys, head_dim), prefetch(v + at, v_stride, keys, head_dim);
+    }
     await_previous();
-    for (; index < tiles; index += gridDim.x / splits) {
-        u64 row = index / of_row;
-        u32 of = index % of_row, kv_head = of / parts, head = of % parts * HEADS;
+    while (true) {
+        u32 kv_head = (u32)of / parts, head = (u32)of % parts * HEADS;
         Tile<64> tile(min(group - head, HEADS), head_dim);
         u64 columns = (u64)(kv_head * group + head) * head_dim;
         f32 query[HEADS][8];
@@ -603,17 +604,20 @@ attention(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weig
         for (u32 h = 0; h < HEADS; h++)
             load8(q + row * q_stride + columns + h * head_dim + lanes.column, h < tile.heads ? lanes.left : 0, wide_q, query[h]);
         Span span = {k + (u64)kv_head * head_dim, k_stride, v + (u64)kv_head * head_dim, v_stride};
-        Keys keys(at, capacity, window, split, splits);
-        auto find = [=] { return Keys(position(index), capacity, window, split, splits); };
+        auto find = [=] { return Keys(fresh(positions + row), capacity, window, split, splits); };
         // The block may still be reading what it found for the tile before.
         __syncthreads();
         if (wide) attend<true, 4>(keys, find, span, lanes, query, scale * LOG2_E, found);
         else attend<false, 1>(keys, find, span, lanes, query, scale * LOG2_E, found);
-        at = position(index + gridDim.x / splits);
-        if (split >= keys.blocks) continue;
-        Four own;
-        if (tile.inside()) own = found.four(lanes, tile.h, tile.c);
-        tile.meet(own, keys, split, cluster, partials + index * splits * HEADS * Tile<64>::STEP, counters + index,
-                  out + row * out_stride + columns);
+        if (split < keys.blocks) {
+            Four own;
+            if (tile.inside()) own = found.four(lanes, tile.h, tile.c);
+            tile.meet(own, keys, split, cluster, partials + index * splits * HEADS * Tile<64>::STEP, counters + index,
+                      out + row * out_stride + columns);
+        }
+        index += gridDim.x / splits;
+        if (index >= tiles) return;
+        divide(index, of_row, row, of);
+        keys = Keys(fresh(positions + row), capacity, window, split, splits);
     }
 }

@@ -33,7 +33,11 @@ pub fn share(row_bytes: u64) -> u32 {
 
 /// The same where every block also stages a normed row, so that fewer blocks are better.
 pub fn share_of_norm(row_bytes: u64) -> u32 {
-    share(row_bytes).div_ceil(2)
+    match row_bytes {
+        0..4096 => 1,
+        4096..16_384 => 2,
+        _ => 4,
+    }
 }
 
 /// Blocks of a launch: four rows for every `share` of a block's eight warps; none if they are too many for one.
