@@ -6,12 +6,12 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use backend_api::{Error, Result};
-use cudarc::driver::sys::{
-    CUgraph, CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode, CUstreamCaptureStatus,
-};
+use cudarc::driver::sys::{CUgraph, CUgraphExec, CUstream, CUstream_flags, CUstreamCaptureMode};
 
-use crate::device::{Device, DeviceMemory, DriverError, driver};
+use crate::device::driver::{self, code};
+use crate::device::{Device, DeviceMemory, DriverError};
 use crate::pool::Block;
+use crate::quiet::Undisturbed;
 
 /// A decoding step, ready to run again. It keeps alive the memory of all tensors that the step touches.
 #[derive(Debug, Default)]
@@ -155,7 +155,8 @@ fn address(device: &Device) -> usize {
 }
 
 /// Captures what `body` issues on this thread, on a stream of its own, so that other threads may go on using the backend. None
-/// if the driver broke the capture off: what waits for the whole device does that to the captures of every thread.
+/// if the driver broke the capture off: a wait for the whole context, by whatever else the program has, does that to the
+/// captures of every thread. Our own such waits keep away from captures, see [`crate::quiet`].
 #[expect(unsafe_code, reason = "calls of the driver")]
 fn capture(device: &Arc<Device>, body: &mut dyn FnMut() -> Result<()>) -> Result<Option<Ready>> {
     if CAPTURE.with_borrow(Option::is_some) {
@@ -164,17 +165,16 @@ fn capture(device: &Arc<Device>, body: &mut dyn FnMut() -> Result<()>) -> Result
     let mut on = CaptureStream::begin(device)?;
     let issued = body();
     let touched = CAPTURE.take().map(|capture| capture.touched).unwrap_or_default();
-    if on.is_broken() {
+    let ended = on.end();
+    if matches!(ended, Err(DriverError(code::STREAM_CAPTURE_INVALIDATED))) {
         return Ok(None);
     }
     issued?;
     let failed = |e: DriverError| device.failed("capturing a step", e);
-    let (graph, mut ready) = (on.end().map_err(failed)?, null_mut());
+    let (graph, mut ready) = (ended.map_err(failed)?, null_mut());
     // SAFETY: the graph was captured just now; writes a handle.
-    let made = unsafe { driver::graph_instantiate(&raw mut ready, graph, 0) }.map_err(failed);
-    // SAFETY: nobody else has the handle; what was made of it stands alone.
-    let _ = unsafe { driver::graph_destroy(graph) };
-    made.map(|()| Some(Ready { graph: ready, device: device.clone(), _touched: touched }))
+    unsafe { driver::graph_instantiate(&raw mut ready, graph.0, 0) }.map_err(failed)?;
+    Ok(Some(Ready { graph: ready, device: device.clone(), _touched: touched }))
 }
 
 /// A stream that is being captured. Dropped, it ends this thread's capture, also where the body failed or panics.
@@ -182,6 +182,7 @@ struct CaptureStream<'d> {
     device: &'d Device,
     stream: CUstream,
     captures: bool,
+    _undisturbed: Undisturbed,
 }
 
 #[expect(unsafe_code, reason = "calls of the driver")]
@@ -193,7 +194,7 @@ impl<'d> CaptureStream<'d> {
         // SAFETY: the context is current; writes a handle.
         unsafe { driver::stream_create(&raw mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) }
             .map_err(failed)?;
-        let mut on = Self { device, stream, captures: false };
+        let mut on = Self { device, stream, captures: false, _undisturbed: Undisturbed::new() };
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is alive and idle.
         unsafe { driver::stream_begin_capture(stream, mode) }.map_err(failed)?;
@@ -202,21 +203,13 @@ impl<'d> CaptureStream<'d> {
         Ok(on)
     }
 
-    /// Whether the driver has broken the capture off.
-    fn is_broken(&self) -> bool {
-        let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE as u32;
-        // SAFETY: the stream is alive; writes a number.
-        let asked = unsafe { driver::stream_is_capturing(self.stream, &raw mut status) };
-        asked.is_ok() && status == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_INVALIDATED as u32
-    }
-
-    /// The graph of what was captured.
-    fn end(&mut self) -> Result<CUgraph, DriverError> {
+    /// The graph of what was captured; [`code::STREAM_CAPTURE_INVALIDATED`] if the driver has broken it off.
+    fn end(&mut self) -> Result<Captured, DriverError> {
         self.captures = false;
         let mut graph = null_mut();
         // SAFETY: the capture was begun; writes a handle, or null if it was broken off.
         unsafe { driver::stream_end_capture(self.stream, &raw mut graph) }?;
-        Ok(graph)
+        Ok(Captured(graph))
     }
 }
 
@@ -227,13 +220,21 @@ impl Drop for CaptureStream<'_> {
         if self.device.bind().is_err() {
             return;
         }
-        if self.captures
-            && let Ok(graph) = self.end()
-        {
-            // SAFETY: nobody else has the handle.
-            let _ = unsafe { driver::graph_destroy(graph) };
+        if self.captures {
+            drop(self.end());
         }
         // SAFETY: nothing was queued on the stream but for the capture, which has ended.
         let _ = unsafe { driver::stream_destroy(self.stream) };
+    }
+}
+
+/// What was captured: a graph is made ready from it, and stands alone then.
+struct Captured(CUgraph);
+
+#[expect(unsafe_code, reason = "a call of the driver")]
+impl Drop for Captured {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has the handle.
+        let _ = unsafe { driver::graph_destroy(self.0) };
     }
 }

@@ -25,6 +25,7 @@ mod ops;
 mod pool;
 mod prefill;
 mod products;
+mod quiet;
 mod tensor;
 mod tensor_cores;
 mod tensor_map;

@@ -18,9 +18,11 @@ use libloading::Library;
 pub(crate) use choice::By;
 pub(crate) use op::{is_there, matmul};
 
-use crate::device::{Device, DeviceMemory, driver};
+use crate::device::{Device, DeviceMemory};
+use crate::graph;
 use crate::libraries::{self, Here, Platform};
 use crate::pool::{Block, Pool};
+use crate::quiet::between_captures;
 use ffi::{Api, Object};
 use plan::{Plan, WORKSPACE};
 use problem::{Gemm, Problem};
@@ -45,7 +47,7 @@ impl Blas {
         if !self.is_wanted {
             return Err(Absent::Unwanted);
         }
-        if self.opened.get().is_none() && is_capturing(device).map_err(Absent::Failed)? {
+        if self.opened.get().is_none() && graph::is_capturing(device) {
             return Err(Absent::Captured);
         }
         self.opened.get_or_init(|| Handle::new(device, pool)).as_ref().map_err(Absent::Missing)
@@ -61,12 +63,10 @@ impl Blas {
 enum Absent<'a> {
     /// The backend was told not to use it.
     Unwanted,
-    /// A capture runs, and it was not opened before.
+    /// This thread captures, and it was not opened before.
     Captured,
     /// It was not found, or does not start.
     Missing(&'a Missing),
-    /// The driver does not answer.
-    Failed(Error),
 }
 
 impl From<Absent<'_>> for Error {
@@ -78,18 +78,8 @@ impl From<Absent<'_>> for Error {
             }
             Absent::Captured => Self::Captured { op: "opening cuBLAS" },
             Absent::Missing(missing) => missing.into(),
-            Absent::Failed(error) => error,
         }
     }
-}
-
-#[expect(unsafe_code, reason = "a call of the driver")]
-fn is_capturing(device: &Device) -> Result<bool> {
-    let mut status = 0;
-    // SAFETY: the stream lives as long as the device; the driver writes one word.
-    unsafe { driver::stream_is_capturing(device.stream, &raw mut status) }
-        .map_err(|e| device.failed("asking for a capture", e))?;
-    Ok(status != 0)
 }
 
 /// Why the library was not found, or does not start.
@@ -215,13 +205,34 @@ impl Handle {
     }
 }
 
-#[expect(unsafe_code, reason = "a call of the library")]
 impl Drop for Handle {
+    /// The library waits for the whole context before it gives a handle back.
     fn drop(&mut self) {
         // On a dead context the handle is left alone: nothing of it can be given back.
         if self.device.synchronize().is_ok() {
-            // SAFETY: made in `new`; nothing uses it any more.
-            let _ = unsafe { (self.api.destroy)(self.handle) };
+            let last = Last { destroy: self.api.destroy, handle: self.handle, device: self.device.clone() };
+            between_captures(Box::new(move || last.destroy()));
+        }
+    }
+}
+
+/// A handle that nothing uses any more.
+struct Last {
+    destroy: unsafe extern "C" fn(Object) -> ffi::Status,
+    handle: Object,
+    device: Arc<Device>,
+}
+
+#[expect(unsafe_code, reason = "a handle of the library is a pointer")]
+// SAFETY: as for `Handle`.
+unsafe impl Send for Last {}
+
+#[expect(unsafe_code, reason = "a call of the library")]
+impl Last {
+    fn destroy(self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: made in `Handle::new`, and no `Handle` has it any more; its context is current.
+            let _ = unsafe { (self.destroy)(self.handle) };
         }
     }
 }

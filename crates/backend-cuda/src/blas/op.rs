@@ -3,9 +3,9 @@
 use backend_api::ops::{Matmul, WeightLayout};
 use backend_api::{Checked, DeviceTensor, Error, KernelBackend, Mat, MatMut, Result, Window};
 
+use super::Handle;
 use super::choice::{By, Product, choose};
 use super::problem::{Gemm, Rows};
-use super::{Absent, Handle};
 use crate::launch::Scalar;
 use crate::tensor::write;
 use crate::{CudaBackend, CudaTensor, graph};
@@ -28,7 +28,6 @@ pub(crate) fn matmul(
     }
     match b.inner.blas.get(&b.inner.device, &b.inner.pool) {
         Ok(handle) if queue(b, handle, &gemm)? => Ok(By::Library),
-        Err(Absent::Failed(error)) => Err(error),
         _ => Ok(choose(false)),
     }
 }

@@ -4,10 +4,9 @@ use std::time::Instant;
 
 use backend_api::ops::{Matmul, WeightLayout};
 use backend_api::{DType, Error, KernelBackend, Mat, MatMut, Op};
-use cudarc::driver::sys;
 
 use super::{Absent, Missing};
-use crate::device::driver;
+use crate::graph::CudaGraph;
 use crate::{CudaBackend, CudaTensor};
 
 fn random(b: &CudaBackend, shape: &[usize], seed: u64) -> CudaTensor {
@@ -22,25 +21,19 @@ fn product(b: &CudaBackend, x: &CudaTensor, w: &CudaTensor, out: &mut CudaTensor
     b.matmul_into(op.check().unwrap()).unwrap();
 }
 
-/// Runs `body` captured, then the graph `times` times.
-#[expect(unsafe_code, reason = "calls of the driver")]
-fn captured(b: &CudaBackend, times: u32, body: impl FnOnce()) {
-    let stream = b.inner.device.stream;
-    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    // SAFETY: the stream and, until it is destroyed, the graph are alive.
-    unsafe {
-        driver::stream_begin_capture(stream, mode).unwrap();
-        body();
-        let (mut graph, mut ready) = (std::ptr::null_mut(), std::ptr::null_mut());
-        driver::stream_end_capture(stream, &raw mut graph).unwrap();
-        driver::graph_instantiate(&raw mut ready, graph, 0).unwrap();
-        for _ in 0..times {
-            driver::graph_launch(ready, stream).unwrap();
-        }
-        b.synchronize().unwrap();
-        driver::graph_exec_destroy(ready).unwrap();
-        driver::graph_destroy(graph).unwrap();
+/// Runs `body` captured, then the graph; `times` times in all.
+fn captured(b: &CudaBackend, times: usize, body: &mut (dyn FnMut() + Send)) {
+    let (mut graph, before) = (CudaGraph::default(), b.counters());
+    b.step(&mut graph, 0, &mut |_, _| Ok(())).unwrap();
+    for _ in 0..times {
+        b.step(&mut graph, 0, &mut |_, _| {
+            body();
+            Ok(())
+        })
+        .unwrap();
     }
+    b.synchronize().unwrap();
+    assert_eq!(b.counters().captures, before.captures + 1);
 }
 
 #[test]
@@ -57,7 +50,7 @@ fn a_product_can_be_captured_the_first_time_too() {
                 product(&b, &x, &w, want);
             }
             let before = (b.counters().allocations, b.pool_stats().misses);
-            captured(&b, 3, || product(&b, &x, &w, got));
+            captured(&b, 3, &mut || product(&b, &x, &w, got));
             assert_eq!(before, (b.counters().allocations, b.pool_stats().misses));
             product(&b, &x, &w, want);
             assert!(b.download(want).unwrap() == b.download(got).unwrap(), "warm {warm}, {m} x {n} x {k}");
@@ -73,7 +66,7 @@ fn nothing_is_opened_during_a_capture() {
     let mut outs = [(); 2].map(|()| b.alloc(&[64, 128], DType::BF16).unwrap());
     let [first, second] = &mut outs;
     b.launch("matmul", DType::BF16, DType::BF16, 0).unwrap();
-    captured(&b, 1, || product(&b, &x, &w, first));
+    captured(&b, 1, &mut || product(&b, &x, &w, first));
     assert!(b.inner.blas.opened.get().is_none());
     product(&b, &x, &w, second);
     assert!(b.inner.blas.opened.get().is_some());

@@ -54,6 +54,7 @@ pub(crate) mod code {
     pub(crate) const SYSTEM_NOT_READY: u32 = 802;
     pub(crate) const SYSTEM_DRIVER_MISMATCH: u32 = 803;
     pub(crate) const COMPAT_NOT_SUPPORTED_ON_DEVICE: u32 = 804;
+    pub(crate) const STREAM_CAPTURE_INVALIDATED: u32 = 901;
 }
 
 impl DriverError {
@@ -119,10 +120,12 @@ functions! {
     fn primary_ctx_retain = "cuDevicePrimaryCtxRetain"(context: *mut CUcontext, device: CUdevice);
     fn primary_ctx_release = "cuDevicePrimaryCtxRelease_v2"(device: CUdevice);
     fn ctx_set_current = "cuCtxSetCurrent"(context: CUcontext);
+    /// Breaks captures off, for a test.
+    #[cfg(test)]
+    fn ctx_synchronize = "cuCtxSynchronize"();
     fn stream_create = "cuStreamCreate"(stream: *mut CUstream, flags: c_uint);
     fn stream_synchronize = "cuStreamSynchronize"(stream: CUstream);
     fn driver_version = "cuDriverGetVersion"(version: *mut c_int);
-    fn stream_is_capturing = "cuStreamIsCapturing"(stream: CUstream, status: *mut c_uint);
     fn stream_begin_capture = "cuStreamBeginCapture_v2"(stream: CUstream, mode: CUstreamCaptureMode);
     fn stream_end_capture = "cuStreamEndCapture"(stream: CUstream, graph: *mut CUgraph);
     fn graph_instantiate = "cuGraphInstantiateWithFlags"(ready: *mut CUgraphExec, graph: CUgraph, flags: u64);

@@ -1,5 +1,6 @@
 //! What only a GPU can show.
 
+mod captures;
 mod child;
 mod loading;
 mod lost;
