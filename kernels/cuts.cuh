@@ -92,7 +92,7 @@ struct Cutter {
         __syncthreads();
         u64 key = own < n ? keys[own] : 0, mass = 0;
         u32 count = 0;
-        for (u32 i = threadIdx.x % 4; i < n; i += 4)
+        for (u32 i = threadIdx.x % 4; own < n && i < n; i += 4)
             if (keys[i] > key) count++, mass += weights[i];
         count = lanes_fold(count, 4, [](u32 a, u32 b) { return a + b; });
         mass = lanes_fold(mass, 4, [](u64 a, u64 b) { return a + b; });

@@ -38,7 +38,7 @@ __device__ inline u64 penalize(f32* penalized, const scalar* logits, u32 begin, 
         u64 key = penalized[i] != penalized[i] ? ~0ull : (u64)order(penalized[i]) << 32 | ~i;
         best = max(best, key);
     }
-    return block_fold(best, [](u64 a, u64 b) { return max(a, b); });
+    return whole_fold(best, [](u64 a, u64 b) { return max(a, b); });
 }
 
 // f(id) in one thread of one block: the id whose weight, added to those before, first exceeds the draw's share of all.
@@ -48,18 +48,18 @@ draw(const Row& row, const Cut& cut, u64 least, u64 random, Space& space, Togeth
     u64 own = 0;
     auto weight = [&](u32 i) { return row.weights[i] >= max(least, 1ull) && row.keeps(cut, i) ? row.weights[i] : 0; };
     row.for_own([&](u32 i) { own += weight(i); });
-    own = block_fold(own, [](u64 a, u64 b) { return a + b; });
+    own = whole_fold(own, [](u64 a, u64 b) { return a + b; });
     if (threadIdx.x == 0) space.sums[blockIdx.x] = own;
     together.wait();
     u64 sum = threadIdx.x < gridDim.x ? __ldcg(space.sums + threadIdx.x) : 0, upto = block_scan(sum);
     if (threadIdx.x == blockIdx.x) before = upto - sum;
-    u64 point = __umul64hi(random, block_fold(sum, [](u64 a, u64 b) { return a + b; })), from = before;
+    u64 point = __umul64hi(random, whole_fold(sum, [](u64 a, u64 b) { return a + b; })), from = before;
     if (point < from || point >= from + own) return;
     for (u32 base = row.begin; base < row.end; base += blockDim.x) {
         u32 i = base + threadIdx.x;
         u64 own = i < row.end ? weight(i) : 0, upto = from + block_scan(own);
         if (upto - own <= point && point < upto) f(i);
-        from += block_fold(own, [](u64 a, u64 b) { return a + b; });
+        from += whole_fold(own, [](u64 a, u64 b) { return a + b; });
     }
 }
 
@@ -82,7 +82,7 @@ sample(u32* id, u32* position, u32* history, u64 context, const scalar* logits, 
     if (threadIdx.x == 0) shared.bests[blockIdx.x] = best;
     together.wait();
     best = threadIdx.x < gridDim.x ? __ldcg(shared.bests + threadIdx.x) : 0;
-    best = block_fold(best, [](u64 a, u64 b) { return max(a, b); });
+    best = whole_fold(best, [](u64 a, u64 b) { return max(a, b); });
     row.max = Row::logit(best);
     // A NaN's key is no finite logit's; nor is that of no logits at all.
     bool none = !(fabsf(row.max) < infinity());

@@ -27,6 +27,16 @@ struct Together {
     }
 };
 
+// v of every thread of a block of 1024 folded, for every thread.
+template <class V, class F> __device__ inline V whole_fold(V v, F f) {
+    __shared__ V slots[32];
+    v = lanes_fold(v, 32, f);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = v;
+    __syncthreads();
+    return lanes_fold(slots[threadIdx.x % 32], 32, f);
+}
+
 // v of this thread and of those before it, added.
 template <class V> __device__ inline V block_scan(V v) {
     __shared__ V slots[32];
