@@ -1,13 +1,13 @@
 //! The suite that every backend must pass, on a GPU: `cargo test --release -p backend-cuda -- --ignored`; without the cases
 //! that need gigabytes, `-- --ignored --skip huge`. Under a sanitizer, `quick::` alone: `compute-sanitizer --tool memcheck
 //! --report-api-errors no --error-exitcode 1 CONFORMANCE --ignored quick::`, one tool after the other; some tests ask for more
-//! memory than there is, which is an error of the driver that is meant. racecheck wants `--test-threads=1`, and `--skip in_steps
-//! --skip steps_equal --skip repeatable --skip serial_bits`: graphs take it minutes, and hold the same kernels.
+//! memory than there is, which is an error of the driver that is meant. racecheck wants `--test-threads=1` and the card for
+//! itself: launches of several threads at once are too much for it.
 
 use std::sync::OnceLock;
 
 use backend_api::Result;
-use backend_cuda::{CudaBackend, CudaBackendBuilder};
+use backend_cuda::{CudaBackend, CudaBackendBuilder, KernelBackend};
 
 /// A backend of its own, on a context that lives as long as the process: making one takes far longer than a case.
 fn backend(with: impl Fn(CudaBackendBuilder) -> CudaBackendBuilder) -> Result<CudaBackend> {
@@ -69,4 +69,22 @@ mod compute_80 {
         backend(|b| b.kernel_target((8, 0)).blas(false)).unwrap(),
         ignore = "needs an NVIDIA GPU"
     );
+}
+
+/// What a sanitizer sees of the quick group, here and as on a card of compute capability 8.0. The probe of the bandwidth reads
+/// gigabytes.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn the_quick_group_launches_every_kernel() {
+    let card = backend(|b| b.blas(false)).unwrap();
+    let older = backend(|b| b.kernel_target((8, 0)).blas(false)).unwrap();
+    for b in [&card, &older] {
+        conformance::ops::run_all(b, conformance::Group::Quick).unwrap();
+        conformance::contract::random_fills(|| b.clone()).unwrap();
+    }
+    let launched = [card.launched_kernels(), older.launched_kernels()].concat();
+    let has_wgmma = card.info().features.contains(&"compute capability 9.0".to_owned());
+    let mut missing: Vec<_> = backend_cuda::kernels::signatures().iter().map(|s| s.name).collect();
+    missing.retain(|name| !launched.contains(name) && (has_wgmma || !name.ends_with("wgmma")));
+    assert_eq!(missing, ["read_probe"]);
 }

@@ -83,6 +83,18 @@ impl<'b, B: KernelBackend> Run<'b, B> {
         }
     }
 
+    /// The places of the `n`-th of several cases that are alike: all, and in the quick group one.
+    pub(crate) fn places_of(&self, n: usize) -> &'static [Place] {
+        let places = self.places();
+        let one = n % places.len();
+        if self.group == Group::Quick { &places[one..=one] } else { places }
+    }
+
+    /// What the host knows of the first position: that or nothing, and in the quick group that alone.
+    pub(crate) fn firsts(&self, first: Option<usize>) -> Vec<Option<usize>> {
+        if first.is_some() && self.group == Group::Full { vec![first, None] } else { vec![first] }
+    }
+
     /// All mixtures of types with the cases that they get: mixtures a few, types that are required the whole grid. The
     /// quick group takes those mixtures alone that a decoder issues: under a sanitizer a launch costs milliseconds.
     pub(crate) fn grid<S: Copy>(&self, quick: &[S], full: &[S]) -> Vec<(Types, S)> {

@@ -20,8 +20,9 @@ macro_rules! suite {
             norm_qkv_rope_append norm_swiglu rmsnorm sample silu softmax weighted_sum_rows);
         $crate::suite!(@each contract $attributes $backend, $group;
             copies_round_trip zero_sizes ranges_are_checked random_fills counters_move memory_comes_back
-            foreign_tensors_are_refused steps_equal_eager errors_in_steps
-            threads_give_the_serial_bits runs_are_repeatable);
+            foreign_tensors_are_refused);
+        $crate::suite!(@each steps $attributes $backend, $group;
+            steps_equal_eager errors_in_steps threads_give_the_serial_bits runs_are_repeatable);
         $crate::suite!(@timed $attributes $backend, $group);
     };
     // What reads gigabytes is no part of the quick group, which runs under sanitizers.
@@ -45,6 +46,14 @@ macro_rules! suite {
         $($attribute)*
         fn $name() {
             let made = $crate::contract::$name(|| $backend);
+            assert!(made.is_ok(), "{made:?}");
+        }
+    };
+    (@steps [$($attribute:tt)*] $backend:expr, $group:ident, $name:ident) => {
+        #[test]
+        $($attribute)*
+        fn $name() {
+            let made = $crate::contract::$name(|| $backend, $crate::Group::$group);
             assert!(made.is_ok(), "{made:?}");
         }
     };

@@ -6,28 +6,32 @@ use backend_api::{DType, Error, KernelBackend, Result as BackendResult};
 
 use super::tiny::{CONTEXT, Tiny};
 use super::{part, refused};
-use crate::Failure;
 use crate::report::{Problem, Step, ensure};
+use crate::{Failure, Group};
 
-const STEPS: usize = CONTEXT - 2;
+/// Steps of a run: as many as the cache holds, and in the quick group one that is issued, one that is captured where steps
+/// are, and two that are replayed.
+fn steps(group: Group) -> usize {
+    if group == Group::Full { CONTEXT - 2 } else { 4 }
+}
 
 /// What each step of a run leaves behind.
 type States = Vec<Vec<Vec<u8>>>;
 
 /// Steps issued one operation after the other.
-fn eager<B: KernelBackend>(b: &B, dtype: DType, seed: u64) -> BackendResult<States> {
+fn eager<B: KernelBackend>(b: &B, dtype: DType, seed: u64, steps: usize) -> BackendResult<States> {
     let mut tiny = Tiny::new(b, dtype, seed)?;
-    (0..STEPS).map(|i| tiny.issue(b, Some(i)).and_then(|()| tiny.state(b))).collect()
+    (0..steps).map(|i| tiny.issue(b, Some(i)).and_then(|()| tiny.state(b))).collect()
 }
 
 /// The same through [`KernelBackend::step`].
-fn stepped<B: KernelBackend>(b: &B, dtype: DType, seed: u64) -> BackendResult<States> {
+fn stepped<B: KernelBackend>(b: &B, dtype: DType, seed: u64, steps: usize) -> BackendResult<States> {
     let (mut tiny, mut graph) = (Tiny::new(b, dtype, seed)?, B::Graph::default());
     let step = |i| {
         b.step(&mut graph, i, &mut |b, first| tiny.issue(b, first))?;
         tiny.state(b)
     };
-    (0..STEPS).map(step).collect()
+    (0..steps).map(step).collect()
 }
 
 fn same(what: &str, got: &States, want: &States) -> Step {
@@ -46,14 +50,15 @@ fn same(what: &str, got: &States, want: &States) -> Step {
 ///
 /// # Errors
 /// The first part that fails.
-pub fn steps_equal_eager<B: KernelBackend>(make: impl Fn() -> B) -> Result<(), Failure> {
+pub fn steps_equal_eager<B: KernelBackend>(make: impl Fn() -> B, group: Group) -> Result<(), Failure> {
+    let steps = steps(group);
     let b = make();
     part("steps_equal_eager", || {
         for dtype in DType::FLOATS {
-            let want = eager(&b, dtype, 1)?;
+            let want = eager(&b, dtype, 1, steps)?;
             let distinct = want.windows(2).all(|pair| pair[0] != pair[1]);
             ensure(distinct, || format!("{dtype}: a step left everything as it was"))?;
-            same(&format!("{dtype}: through step"), &stepped(&b, dtype, 1)?, &want)?;
+            same(&format!("{dtype}: through step"), &stepped(&b, dtype, 1, steps)?, &want)?;
         }
         let (mut tiny, mut graph) = (Tiny::new(&b, DType::F32, 2)?, B::Graph::default());
         b.step(&mut graph, 0, &mut |b, first| tiny.issue(b, first))?;
@@ -73,10 +78,11 @@ pub fn steps_equal_eager<B: KernelBackend>(make: impl Fn() -> B) -> Result<(), F
 ///
 /// # Errors
 /// The first part that fails.
-pub fn errors_in_steps<B: KernelBackend>(make: impl Fn() -> B) -> Result<(), Failure> {
+pub fn errors_in_steps<B: KernelBackend>(make: impl Fn() -> B, group: Group) -> Result<(), Failure> {
+    let steps = steps(group);
     let b = make();
     part("errors_in_steps", || {
-        let want = eager(&b, DType::F32, 3)?;
+        let want = eager(&b, DType::F32, 3, steps)?;
         let (mut tiny, mut graph) = (Tiny::new(&b, DType::F32, 3)?, B::Graph::default());
         let mut spare = Tiny::new(&b, DType::F32, 4)?;
         for _ in 0..2 {
@@ -88,12 +94,12 @@ pub fn errors_in_steps<B: KernelBackend>(make: impl Fn() -> B) -> Result<(), Fai
             refused("a failing step", result, |e| matches!(e, Error::Argument { name: "test", .. }))?;
         }
         let mut states = States::new();
-        for i in 0..STEPS {
+        for i in 0..steps {
             b.step(&mut graph, i, &mut |b, first| tiny.issue(b, first))?;
             states.push(tiny.state(&b)?);
         }
         same("after failed steps", &states, &want)?;
-        same("eager after failed steps", &eager(&b, DType::F32, 3)?, &want)
+        same("eager after failed steps", &eager(&b, DType::F32, 3, steps)?, &want)
     })
 }
 
@@ -101,15 +107,24 @@ pub fn errors_in_steps<B: KernelBackend>(make: impl Fn() -> B) -> Result<(), Fai
 ///
 /// # Errors
 /// The first part that fails.
-pub fn threads_give_the_serial_bits<B: KernelBackend>(make: impl Fn() -> B) -> Result<(), Failure> {
+pub fn threads_give_the_serial_bits<B: KernelBackend>(
+    make: impl Fn() -> B,
+    group: Group,
+) -> Result<(), Failure> {
+    let steps = steps(group);
     let b = make();
     part("threads_give_the_serial_bits", || {
-        let wanted = (0..4).map(|seed| eager(&b, DType::F32, seed)).collect::<BackendResult<Vec<_>>>()?;
+        let wanted =
+            (0..4).map(|seed| eager(&b, DType::F32, seed, steps)).collect::<BackendResult<Vec<_>>>()?;
         let parallel = thread::scope(|scope| {
             let run = |seed| {
                 let b = &b;
                 scope.spawn(move || {
-                    if seed % 2 == 0 { eager(b, DType::F32, seed) } else { stepped(b, DType::F32, seed) }
+                    if seed % 2 == 0 {
+                        eager(b, DType::F32, seed, steps)
+                    } else {
+                        stepped(b, DType::F32, seed, steps)
+                    }
                 })
             };
             let threads: Vec<_> = (0..4).map(run).collect();
@@ -127,15 +142,17 @@ pub fn threads_give_the_serial_bits<B: KernelBackend>(make: impl Fn() -> B) -> R
 ///
 /// # Errors
 /// The first part that fails.
-pub fn runs_are_repeatable<B: KernelBackend>(make: impl Fn() -> B) -> Result<(), Failure> {
+pub fn runs_are_repeatable<B: KernelBackend>(make: impl Fn() -> B, group: Group) -> Result<(), Failure> {
+    let steps = steps(group);
     let (a, b) = (make(), make());
     part("runs_are_repeatable", || {
         for dtype in DType::FLOATS {
-            let want = eager(&a, dtype, 5)?;
-            same("again", &eager(&a, dtype, 5)?, &want)?;
-            same("on another backend", &eager(&b, dtype, 5)?, &want)?;
+            let want = eager(&a, dtype, 5, steps)?;
+            same("again", &eager(&a, dtype, 5, steps)?, &want)?;
+            same("on another backend", &eager(&b, dtype, 5, steps)?, &want)?;
+            let (m, n, k) = if group == Group::Full { (37, 129, 2053) } else { (9, 33, 64) };
             let product = |b: &B| {
-                let (mut x, mut w) = (b.alloc(&[37, 2053], dtype)?, b.alloc(&[129, 2053], dtype)?);
+                let (mut x, mut w) = (b.alloc(&[m, k], dtype)?, b.alloc(&[n, k], dtype)?);
                 b.fill_random(&mut x, 1, 1.0)?;
                 b.fill_random(&mut w, 2, 1.0)?;
                 b.download(&b.matmul(&x, &w)?)

@@ -84,7 +84,7 @@ fn check<B: KernelBackend>(
         src.data.iter_mut().zip(values.iter().filter(|v| !v.is_nan())).for_each(|(s, v)| *s = *v);
     }
     let dst = input(case.seed + 1, (capacity, cols), types.out);
-    for first in if first.is_some() { vec![*first, None] } else { vec![None] } {
+    for first in run.firsts(*first) {
         for place in run.places() {
             run.case(&case, &format!("first {first:?}, {place:?}"), |b| {
                 let (src_slot, mut out) = (Slot::new(b, &src, *place)?, Slot::new(b, &dst, *place)?);

@@ -90,7 +90,7 @@ fn check<B: KernelBackend>(
     let judge = Judge::Elementwise;
     let io = IoCase { x: &x, out: types.out, others: &[&cos, &sin, &index], want: &want, judge };
     let b = run.backend;
-    for first in if first.is_some() { vec![*first, None] } else { vec![None] } {
+    for first in run.firsts(*first) {
         io.run(
             run,
             &case,

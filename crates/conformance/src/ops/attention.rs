@@ -68,6 +68,10 @@ pub fn reference(
 const PROMPT_HEADS: &[(usize, usize, usize)] =
     &[(9, 1, 40), (3, 1, 64), (4, 2, 96), (8, 2, 128), (2, 2, 256)];
 
+/// Heads, rows, first position and capacity of the quick group's only prompts, and of its only long cache.
+const WIDE: &[((usize, usize, usize), Span)] =
+    &[((4, 1, 80), (16, 3, 20)), ((4, 1, 64), (16, 3, 20)), ((2, 1, 64), (1, 33, 8200))];
+
 type Long = ((usize, usize, usize), usize, Option<usize>);
 
 /// Heads, rows and window at the end of a cache as long as models go.
@@ -117,6 +121,13 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
             }
         }
     }
+    let wide = if group == Group::Quick { WIDE } else { &[] };
+    for (types, (heads, (rows, first, capacity))) in
+        run.required().into_iter().flat_map(|t| wide.iter().map(move |w| (t, *w)))
+    {
+        let (places, at) = (run.places_of(0), consecutive(first, rows));
+        check_at(&mut run, places, types, (heads_of(heads), None), capacity, &at)?;
+    }
     for types in run.required() {
         let heads = Heads { n_heads: 4, n_kv_heads: 2, head_dim: 40 };
         let scattered = (vec![7, 0, 40, 3, 3, u32::MAX, 39], None);
@@ -158,6 +169,18 @@ fn cache(seed: u64, rows: &[bool], cols: usize, dtype: DType) -> Host {
 fn check<B: KernelBackend>(
     run: &mut Run<'_, B>,
     types: Types,
+    heads: (Heads, Option<usize>),
+    capacity: usize,
+    positions: &Positions,
+) -> Result<(), Failure> {
+    let places = run.places();
+    check_at(run, places, types, heads, capacity, positions)
+}
+
+fn check_at<B: KernelBackend>(
+    run: &mut Run<'_, B>,
+    places: &[Place],
+    types: Types,
     (heads, window): (Heads, Option<usize>),
     capacity: usize,
     (positions, first): &Positions,
@@ -193,15 +216,14 @@ fn check<B: KernelBackend>(
         scratch.surroundings(b, "scratch")?;
         out.check(b, "out", &want, Judge::Fused(types.w))
     };
-    for place in run.places() {
-        if first.is_some() {
-            run.case(&case, &format!("host knows the position, {place:?}"), |b| run_at(b, *place, *first))?;
+    for place in places {
+        for first in run.firsts(*first) {
+            run.case(&case, &format!("first {first:?}, {place:?}"), |b| match run_at(b, *place, first) {
+                // Only a backend that reads positions on the device can do without the host's.
+                Err(Problem::Backend(Error::Captured { .. })) if first.is_none() => Ok(()),
+                result => result,
+            })?;
         }
-        // Only a backend that reads positions on the device can do without the host's.
-        run.case(&case, &format!("host does not know, {place:?}"), |b| match run_at(b, *place, None) {
-            Err(Problem::Backend(Error::Captured { .. })) => Ok(()),
-            result => result,
-        })?;
     }
     Ok(())
 }

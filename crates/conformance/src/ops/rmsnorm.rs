@@ -30,7 +30,8 @@ pub fn reference(x: &Host, weight: &Host, eps: f32) -> Vec<Want> {
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "rmsnorm", group).issued(|w, t| Types { x: DType::F32, w, out: t });
     for (types, shape) in run.grid(shapes::QUICK, shapes::FULL) {
-        for eps in [1e-5, 0.5, 0.0] {
+        let every: &[f32] = if group == Group::Full { &[1e-5, 0.5, 0.0] } else { &[0.5] };
+        for eps in every.iter().copied() {
             let case = Case::new(types, format_args!("{} x {}, eps {eps}", shape.0, shape.1));
             let x = Host::random(case.seed, shape, types.x, 2.0);
             if eps != 0.0 || x.cols != 1 {
