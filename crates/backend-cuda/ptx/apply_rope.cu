@@ -206,7 +206,9 @@ __device__ inline void turn_each(scalar* to, const scalar* from, u64 half, u64 p
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+const u32 BLOCKS = sizeof(scalar) == 4 ? 4 : 0;  // of a multiprocessor, at least; 0: as ptxas sees fit
+
+extern "C" __global__ void __launch_bounds__(256, BLOCKS)
 apply_rope(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const f32* cos, u64 cos_stride, const f32* sin,
            u64 sin_stride, const u32* positions, u64 rows, u64 cols, u64 head_dim, u64 table_rows) {
     u64 half = head_dim / 2, pairs = cols / 2;
