@@ -1,8 +1,8 @@
 //! The suite that every backend must pass, on a GPU: `cargo test --release -p backend-cuda -- --ignored`; without the cases
-//! that need gigabytes, `-- --ignored --skip huge`. Under a sanitizer, `quick::` alone: `compute-sanitizer --tool memcheck
-//! --report-api-errors no --error-exitcode 1 CONFORMANCE --ignored quick::`, one tool after the other; some tests ask for more
-//! memory than there is, which is an error of the driver that is meant. racecheck wants `--test-threads=1` and the card for
-//! itself: launches of several threads at once are too much for it.
+//! that need gigabytes, `-- --ignored --skip huge`. Under a sanitizer, `quick::` alone, and on a newer card `quick_80::` for what
+//! only older ones run: `compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 1 CONFORMANCE --ignored quick::`,
+//! one tool after the other; some tests ask for more memory than there is, which is an error of the driver that is meant. racecheck
+//! wants `--test-threads=1` and the card for itself: launches of several threads at once are too much for it.
 
 use std::sync::OnceLock;
 
@@ -57,6 +57,15 @@ mod quick {
     conformance::suite!(backend(|b| b.blas(false)).unwrap(), ignore = "needs an NVIDIA GPU", group = Quick);
 }
 
+mod quick_80 {
+    use super::*;
+    conformance::suite!(
+        backend(|b| b.kernel_target((8, 0)).blas(false)).unwrap(),
+        ignore = "needs an NVIDIA GPU",
+        group = Quick
+    );
+}
+
 mod large {
     use super::*;
     conformance::huge_suite!(backend(|b| b).unwrap());
@@ -71,8 +80,7 @@ mod compute_80 {
     );
 }
 
-/// What a sanitizer sees of the quick group, here and as on a card of compute capability 8.0. The probe of the bandwidth reads
-/// gigabytes.
+/// What a sanitizer sees of `quick` and `quick_80`: all but the probe of the bandwidth, which reads gigabytes.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn the_quick_group_launches_every_kernel() {
