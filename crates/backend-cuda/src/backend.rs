@@ -113,17 +113,6 @@ impl CudaBackend {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Loads every kernel for activations of type `scalar` and weights of type `weight`, on several threads, so that no later
-    /// operation of these types waits for one; returns how many there are. Kernels are otherwise loaded when they first run.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] for a kernel that the driver or the card does not take.
-    pub fn preload(&self, scalar: DType, weight: DType) -> Result<usize> {
-        let keys = functions::keys(scalar, weight, self.inner.device.capability);
-        self.inner.functions.preload(&self.inner.device, &keys)?;
-        Ok(keys.len())
-    }
-
     /// Where and how to launch a kernel for these element types.
     pub(crate) fn launch(
         &self,
@@ -226,11 +215,11 @@ impl KernelBackend for CudaBackend {
     fn prefill_chunk(&self) -> usize {
         2048
     }
-    /// Loads the kernels for weights and activations of this type, and for activations in f32.
+    /// Loads the kernels for weights and activations of this type, and for activations in f32, on several threads. Others are
+    /// loaded when they first run.
     fn prepare(&self, weights: DType) -> Result<()> {
-        self.preload(weights, weights)?;
-        self.preload(DType::F32, weights)?;
-        Ok(())
+        let keys = functions::of_model(weights, self.inner.device.capability);
+        self.inner.functions.preload(&self.inner.device, &keys)
     }
     fn counters(&self) -> Counters {
         let i = &self.inner;

@@ -68,6 +68,11 @@ impl Functions {
         loaded.iter().filter(|(_, loaded)| loaded.launched).map(|(key, _)| key.0).collect()
     }
 
+    /// How many kernels are loaded.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     fn load(&self, device: &Device, key: Key) -> Result<()> {
         if self.lock().contains_key(&key) {
             return Ok(());
@@ -112,16 +117,25 @@ impl Functions {
     }
 }
 
-/// Every kernel that is compiled for activations and weights of these types and for such a card.
+/// Every kernel that is compiled for activations and weights of these types and for such a card. One that knows no weights
+/// has the type of its activations in their place, as where it is launched.
 pub(crate) fn keys(scalar: DType, weight: DType, capability: (u32, u32)) -> Vec<Key> {
     let (both, one) = (format!("{scalar}-{weight}"), scalar.to_string());
-    let of_types = |types: &str| types.split(' ').any(|t| t == both || t == one);
     let runs = |name: &str| archive::target(name, scalar, weight, capability).is_ok();
-    // Where there are Hopper's tensor cores, nothing takes the kernels for older ones.
-    let superseded =
-        |name: &str| name.strip_suffix("_mma").is_some_and(|base| runs(&format!("{base}_wgmma")));
-    let fit = signatures().into_iter().filter(|s| of_types(s.types) && runs(s.name) && !superseded(s.name));
-    fit.map(|s| (s.name, scalar, weight)).collect()
+    // Hopper's tensor cores take every product that older ones do, and attention of prompts for some lengths of heads alone.
+    let superseded = |name: &str| name == "matmul_mma" && runs("matmul_wgmma");
+    let fit = signatures().into_iter().filter(|s| runs(s.name) && !superseded(s.name));
+    let key = |s: Signature| {
+        let second = |t: &str| if t == one { Some(scalar) } else { (t == both).then_some(weight) };
+        Some((s.name, scalar, s.types.split(' ').find_map(second)?))
+    };
+    fit.filter_map(key).collect()
+}
+
+/// Every kernel that a model with weights of this type takes: beside activations of the same type, and beside f32.
+pub(crate) fn of_model(weights: DType, capability: (u32, u32)) -> Vec<Key> {
+    let beside_f32 = if weights == DType::F32 { Vec::new() } else { keys(DType::F32, weights, capability) };
+    [keys(weights, weights, capability), beside_f32].concat()
 }
 
 /// What the driver is given.
@@ -231,8 +245,20 @@ mod tests {
         let bf16 = names(DType::BF16, DType::BF16);
         assert!(["add", "matmul", "sample", "attention"].iter().all(|name| bf16.contains(name)), "{bf16:?}");
         assert!(bf16.contains(&"matmul_wgmma") && !bf16.contains(&"matmul_mma"), "{bf16:?}");
+        let prompts = ["attention_prefill_mma", "attention_prefill_wgmma"];
+        assert!(prompts.iter().all(|name| bf16.contains(name)), "{bf16:?}");
         assert!(names(DType::F32, DType::BF16).contains(&"matmul"));
         assert!(!names(DType::BF16, DType::F32).contains(&"matmul"));
+        let model = of_model(DType::BF16, (9, 0));
+        for key in [
+            ("norm_swiglu", DType::F32, DType::BF16),
+            ("attention_mma", DType::BF16, DType::BF16),
+            ("argmax", DType::F32, DType::F32),
+            ("sample", DType::F32, DType::F32),
+        ] {
+            assert_eq!(model.iter().filter(|k| **k == key).count(), 1, "{key:?} in {model:?}");
+        }
+        assert_eq!(of_model(DType::F32, (9, 0)), keys(DType::F32, DType::F32, (9, 0)));
         for (kernel, scalar, weight) in keys(DType::F16, DType::F16, (5, 0)) {
             assert!(archive::ptx(kernel, scalar, weight, (5, 0)).is_ok(), "{kernel}");
         }

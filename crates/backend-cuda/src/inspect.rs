@@ -13,6 +13,12 @@ impl CudaBackend {
         self.inner.functions.launched()
     }
 
+    /// How many kernels are loaded, launched or not.
+    #[doc(hidden)]
+    pub fn loaded_kernels(&self) -> usize {
+        self.inner.functions.count()
+    }
+
     /// What the memory pool holds and did.
     pub fn pool_stats(&self) -> PoolStats {
         self.inner.pool.stats()

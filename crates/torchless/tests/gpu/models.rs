@@ -6,7 +6,7 @@ use std::time::Instant;
 use conformance::decoder::cases::{Logits, Settings, Stored, some};
 use torchless::{
     Backend, Config, CudaBackend, CudaBackendBuilder, DType, FinishReason, GenerateOptions, KernelBackend,
-    LoadOptions, Model, ModelShape, Session,
+    LoadOptions, Model, ModelShape, SampleParams, Session,
 };
 
 use crate::golden_texts;
@@ -101,6 +101,31 @@ fn ids(tokens: usize) -> Vec<u32> {
 
 fn generate(tokens: usize) -> GenerateOptions {
     GenerateOptions { max_tokens: tokens, ignore_eos: true, ..GenerateOptions::default() }
+}
+
+/// No token waits for a kernel: what an answer launches was loaded with the model.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn an_answer_loads_no_kernels() {
+    let by_chance = SampleParams { temperature: 0.8, top_p: 0.9, ..SampleParams::default() };
+    for (dtype, blas) in DType::FLOATS.into_iter().flat_map(|dtype| [(dtype, true), (dtype, false)]) {
+        let backend = Arc::new(made(|b| b.blas(blas)));
+        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let model = Model::load(&backend, crate::FOLDER, &options).unwrap();
+        let loaded = backend.loaded_kernels();
+        let mut session = model.session(400).unwrap();
+        for tokens in [1, 7, 100, 300] {
+            for sampling in [SampleParams::default(), by_chance] {
+                session.truncate(0);
+                let prompt: Vec<u32> = ids(tokens).iter().map(|id| id % 1000).collect();
+                let options = GenerateOptions { sampling, ..generate(4) };
+                session.generate_ids(&prompt, &options).unwrap().for_each(|token| drop(token.unwrap()));
+            }
+        }
+        let launched = backend.launched_kernels();
+        assert_eq!(backend.loaded_kernels(), loaded, "{dtype}, cuBLAS {blas}: {launched:?}");
+        assert!(["argmax", "sample"].iter().all(|kernel| launched.contains(kernel)), "{launched:?}");
+    }
 }
 
 /// Tokens per second of decoding and of a prompt of 2048 tokens: the best of some runs.
