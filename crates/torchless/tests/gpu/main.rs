@@ -1,4 +1,4 @@
-//! The facade on a GPU: `cargo test -p torchless -- --ignored`.
+//! The facade on a GPU: `cargo test -p torchless -- --ignored`; on a machine with one, `-- --ignored --skip two_gpus`.
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,6 +7,7 @@
 mod maps;
 mod models;
 mod planned;
+mod two_gpus;
 
 use std::sync::Arc;
 
@@ -111,44 +112,6 @@ fn tensors_move_bit_for_bit_both_ways() {
                 let across = up.to_device(&gpu, other).unwrap();
                 check(&across, other);
                 check(&across.to_device(other, &gpu).unwrap(), &gpu);
-            }
-        }
-    }
-}
-
-/// Between two cards, both ways, and from each to the CPU.
-#[test]
-#[ignore = "needs two NVIDIA GPUs"]
-fn tensors_move_between_gpus() {
-    let gpus = torchless::devices().into_iter().filter(|d| d.backend == "cuda" && d.is_usable());
-    let gpus: Vec<_> = gpus.map(|d| init_backend(d.preference).unwrap()).collect();
-    let [first, second, ..] = &gpus[..] else {
-        println!("skipped: there is {} GPU, and this takes two", gpus.len());
-        return;
-    };
-    assert_eq!(
-        [first, second].map(|b| (b.device().kind(), b.device().ordinal())),
-        [("cuda", 0), ("cuda", 1)]
-    );
-    let cpu = cpu();
-    for dtype in DType::FLOATS {
-        // The last one takes several parts of the staging, and the parts end at odd places.
-        for shape in [&[0, 5][..], &[1], &[3, 257], &[4099, 4097]] {
-            let bytes = pattern(shape, dtype);
-            for (from, to) in [(first, second), (second, first)] {
-                let here = make(from, shape, dtype, &bytes);
-                let there = here.to_device(from, to).unwrap();
-                assert_eq!((there.shape(), there.dtype(), there.device()), (shape, dtype, to.device()));
-                let home = there.to_device(to, &cpu).unwrap();
-                for (tensor, on) in [(&here, from), (&there, to), (&home, &cpu)] {
-                    assert!(on.download(tensor).unwrap() == bytes, "{dtype} {shape:?} on {}", on.device());
-                }
-                // Work on the new card waits for what was moved, and the old card knows nothing of it.
-                let moved = to.add(&there, &there).unwrap();
-                assert!(
-                    to.download(&moved).unwrap() == from.download(&from.add(&here, &here).unwrap()).unwrap()
-                );
-                assert!(matches!(from.add(&there, &there), Err(Error::Device { .. })));
             }
         }
     }
