@@ -2,6 +2,7 @@
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod loading;
 #[cfg(target_os = "linux")]
 #[path = "../maps/mod.rs"]
 mod maps;

@@ -65,7 +65,7 @@ mod compute_80 {
 }
 
 /// A backend of its own, on a context that lives as long as the process: making one takes longer than a model.
-fn made(with: impl Fn(CudaBackendBuilder) -> CudaBackendBuilder) -> CudaBackend {
+pub(crate) fn made(with: impl Fn(CudaBackendBuilder) -> CudaBackendBuilder) -> CudaBackend {
     static CONTEXT: OnceLock<CudaBackend> = OnceLock::new();
     CONTEXT.get_or_init(|| CudaBackend::new().unwrap());
     with(CudaBackend::builder()).build().unwrap()

@@ -84,39 +84,3 @@ fn transfers_keep_up_with_the_bus() {
     assert!(up > 0.6 * bus, "up {up:.1} of {bus:.1} GB/s");
     assert!(down > 0.3 * bus, "down {down:.1} of {bus:.1} GB/s");
 }
-
-/// 14.5 GB in 64 MB tensors from a file in the page cache.
-#[cfg(unix)]
-#[test]
-#[ignore = "needs an NVIDIA GPU, and 15 GB of memory"]
-fn files_in_the_page_cache_upload_quickly() {
-    use std::io::Write;
-    use std::os::unix::fs::FileExt;
-    let (tensor, count) = (64usize << 20, 216);
-    let mut file = tempfile::tempfile().unwrap();
-    let part = pattern(tensor, 3);
-    for _ in 0..count {
-        file.write_all(&part).unwrap();
-    }
-    let b = CudaBackend::new().unwrap();
-    let read_at = |offset: usize, out: &mut [u8]| {
-        file.read_exact_at(out, offset as u64).unwrap();
-        Ok(())
-    };
-    for round in 0..2 {
-        let start = Instant::now();
-        let tensors: Vec<_> = (0..count)
-            .map(|i| {
-                b.upload(&[tensor / 2], DType::BF16, &|offset, out| read_at(i * tensor + offset, out))
-                    .unwrap()
-            })
-            .collect();
-        b.synchronize().unwrap();
-        let seconds = start.elapsed().as_secs_f64();
-        let rate = (tensor * count) as f64 / seconds / 1e9;
-        println!("round {round}: {:.1} GB in {seconds:.3} s, {rate:.1} GB/s", (tensor * count) as f64 / 1e9);
-        assert!(b.download(&tensors[count - 1]).unwrap() == part);
-        assert!(rate > 5.0, "{rate:.1} GB/s");
-        drop(tensors);
-    }
-}
