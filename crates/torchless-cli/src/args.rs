@@ -29,7 +29,7 @@ const VERIFY_HELP: &str = "Tolerances of the normalised mean squared error (NMSE
 pub(crate) enum Command {
     /// Continue a text; only the text goes to standard output.
     Generate(GenerateArgs),
-    /// Measure the speed of prompts and of decoding against the memory's read bandwidth.
+    /// Measure the speed of prompts and of decoding against the peak of products and the memory's read bandwidth.
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
     /// Compare a model's logits and greedy tokens with reference values.

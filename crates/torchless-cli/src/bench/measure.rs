@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use torchless::{Backend, Counters, GenerateOptions, KernelBackend, Model, Session};
 
-use super::report::{Decode, PerStep, Prompt, median};
+use super::limits::prompt_flops;
+use super::report::{Decode, PerStep, Prompt};
 use crate::failure::Failure;
 use crate::output::Progress;
 use crate::source::feed;
@@ -61,11 +62,10 @@ impl Bench {
             feed_all(session, &ids)?;
             Ok(vec![start.elapsed().as_secs_f64()])
         })?;
-        let tokens_per_second = tokens as f64 / median(&seconds);
+        let flops = prompt_flops(&session.model().config().shape, tokens);
         let fits = tokens < self.session.context();
         let first_token_seconds = if fits { self.first_token(&ids)? } else { Vec::new() };
-        let first_token = fits.then(|| median(&first_token_seconds));
-        Ok(Prompt { tokens, tokens_per_second, seconds, first_token, first_token_seconds })
+        Ok(Prompt::new(tokens, flops, seconds, first_token_seconds))
     }
 
     /// Seconds from the call to the first token of an answer, with all that the host does for it.

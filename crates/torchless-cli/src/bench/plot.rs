@@ -22,16 +22,19 @@ struct Panel {
     title: &'static str,
     axis: &'static str,
     bars: Vec<Bar>,
+    /// What the limit is, where there is one.
+    limit: Option<String>,
 }
 
 struct Bar {
     label: String,
     value: f64,
-    /// What the memory would allow.
+    /// What the machine would allow.
     limit: Option<f64>,
 }
 
-/// Prompt speed by length and decoding speed by depth, the latter against what the read bandwidth allows.
+/// Prompt speed by length against what the peak of products allows, and decoding speed by depth against what the read
+/// bandwidth allows.
 pub(crate) fn svg(report: &Report) -> String {
     let mut out = String::new();
     let font = "font-family=\"system-ui, sans-serif\" font-size=\"13\"";
@@ -46,17 +49,15 @@ pub(crate) fn svg(report: &Report) -> String {
     for panel in panels(report) {
         panel.draw(&mut out);
     }
-    if let Some(bandwidth) = report.read_bandwidth.filter(|_| !report.decode.is_empty()) {
-        line(&mut out, (490.0, HEIGHT - 17.0), (514.0, HEIGHT - 17.0), LIMIT, 3.0);
-        let legend = format!("limit: read bandwidth, {:.1} GB/s, over bytes per token", bandwidth / 1e9);
-        text(&mut out, (520.0, HEIGHT - 12.0), "start", 12, &legend);
-    }
     out + "</svg>\n"
 }
 
 fn panels(report: &Report) -> [Panel; 2] {
-    let prompt =
-        |p: &super::Prompt| Bar { label: p.tokens.to_string(), value: p.tokens_per_second, limit: None };
+    let prompt = |p: &super::Prompt| Bar {
+        label: p.tokens.to_string(),
+        value: p.tokens_per_second,
+        limit: report.product_peak.map(|peak| peak / p.flops_per_token),
+    };
     let decode = |d: &super::Decode| Bar {
         label: d.depth.to_string(),
         value: d.tokens_per_second,
@@ -68,12 +69,18 @@ fn panels(report: &Report) -> [Panel; 2] {
             title: "Prompt, tokens per second",
             axis: "prompt length in tokens",
             bars: report.prompt.iter().map(prompt).collect(),
+            limit: report.product_peak.map(|peak| {
+                format!("limit: peak of products, {} TFLOP/s, over operations per token", number(peak / 1e12))
+            }),
         },
         Panel {
             left: 490.0,
             title: "Decoding, tokens per second",
             axis: "tokens in the KV cache",
             bars: report.decode.iter().map(decode).collect(),
+            limit: report.read_bandwidth.map(|bandwidth| {
+                format!("limit: read bandwidth, {:.1} GB/s, over bytes per token", bandwidth / 1e9)
+            }),
         },
     ]
 }
@@ -116,6 +123,10 @@ impl Panel {
             text(out, (x, BOTTOM + 18.0), "middle", 12, &bar.label);
         }
         text(out, (middle, BOTTOM + 38.0), "middle", 12, self.axis);
+        if let Some(limit) = &self.limit {
+            line(out, (self.left, HEIGHT - 17.0), (self.left + 24.0, HEIGHT - 17.0), LIMIT, 3.0);
+            text(out, (self.left + 30.0, HEIGHT - 12.0), "start", 12, limit);
+        }
     }
 }
 
@@ -161,6 +172,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::{Decode, PerStep, Prompt};
     use super::*;
 
     #[test]
@@ -170,6 +182,27 @@ mod tests {
         {
             assert!((nice(value) - expected).abs() < 1e-9 * expected, "{value}: {}", nice(value));
         }
+    }
+
+    #[test]
+    fn both_panels_show_their_limit() {
+        let prompt = vec![Prompt::new(512, 512e9, vec![1.0], Vec::new())];
+        let decode = vec![Decode::new(0, 1_000_000_000, vec![0.1], PerStep::default())];
+        let mut report = Report { prompt, decode, ..Report::default() };
+        let limits = |report: &Report| svg(report).matches(LIMIT).count();
+        assert_eq!(limits(&report), 0);
+        // 1000 and 20 tokens per second, beside 512 and 10.
+        report.compare_with(Some(20e9), Some(1e12));
+        let [prompts, decodes] = panels(&report);
+        assert_eq!((prompts.bars[0].limit, decodes.bars[0].limit), (Some(1000.0), Some(20.0)));
+        // A line in each panel, and one beside each legend.
+        assert_eq!(limits(&report), 4);
+        let drawing = svg(&report);
+        assert!(
+            drawing.contains("1.00 TFLOP/s, over operations") && drawing.contains("20.0 GB/s, over bytes")
+        );
+        report.decode.clear();
+        assert_eq!(limits(&report), 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Everything that was measured, as the JSON file holds it. Times are in seconds, sizes in bytes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) torchless_version: &'static str,
     pub(crate) os: &'static str,
@@ -31,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) device_bytes: Option<u64>,
     /// Bytes per second; absent where there was no room to measure it.
     pub(crate) read_bandwidth: Option<f64>,
+    /// Operations per second of the fastest large product; absent where it could not be measured.
+    pub(crate) product_peak: Option<f64>,
     pub(crate) prompt: Vec<Prompt>,
     pub(crate) decode: Vec<Decode>,
     /// Entries that do not fit into the context.
@@ -45,6 +47,11 @@ pub(crate) struct Prompt {
     pub(crate) tokens: usize,
     /// By the median of `seconds`.
     pub(crate) tokens_per_second: f64,
+    /// The mean over the prompt.
+    pub(crate) flops_per_token: f64,
+    pub(crate) flops_per_second: f64,
+    /// Of the peak of products.
+    pub(crate) peak_share: Option<f64>,
     /// Of each prompt.
     pub(crate) seconds: Vec<f64>,
     /// Seconds from the call to the arrival of the first token, the median; absent where the context has no room for it.
@@ -108,6 +115,42 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// A share, if it is known.
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".into(), |share| format!("{:.1} %", share * 100.0))
+}
+
+impl Prompt {
+    /// Speeds from the operations of a prompt, the seconds of each, and those to the first token of each answer.
+    pub(crate) fn new(tokens: usize, flops: f64, seconds: Vec<f64>, first_token_seconds: Vec<f64>) -> Self {
+        let each = median(&seconds);
+        let first_token = (!first_token_seconds.is_empty()).then(|| median(&first_token_seconds));
+        Self {
+            tokens,
+            tokens_per_second: tokens as f64 / each,
+            flops_per_token: flops / tokens as f64,
+            flops_per_second: flops / each,
+            peak_share: None,
+            seconds,
+            first_token,
+            first_token_seconds,
+        }
+    }
+
+    fn row(&self) -> String {
+        let first = self.first_token.map_or_else(|| "-".into(), |s| format!("{:.3}", s * 1e3));
+        format!(
+            "{:>8} {:>10.1} {:>10.2} {:>10.3} {:>10} {first:>14} {:>8}\n",
+            self.tokens,
+            self.tokens_per_second,
+            self.flops_per_token / 1e9,
+            self.flops_per_second / 1e12,
+            percent(self.peak_share),
+            self.seconds.len(),
+        )
+    }
+}
+
 impl Decode {
     /// Speeds from the seconds of each step.
     pub(crate) fn new(depth: usize, bytes_per_token: u64, seconds: Vec<f64>, per_step: PerStep) -> Self {
@@ -126,16 +169,15 @@ impl Decode {
     }
 
     fn row(&self) -> String {
-        let share =
-            self.bandwidth_share.map_or_else(|| "-".into(), |share| format!("{:.1} %", share * 100.0));
         let p = &self.per_step;
         format!(
-            "{:>8} {:>10.1} {:>10.3} {:>10.2} {:>8.2} {share:>10} {:>9.1} {:>7.1} {:>6.1} {:>6.1}\n",
+            "{:>8} {:>10.1} {:>10.3} {:>10.2} {:>8.2} {:>10} {:>9.1} {:>7.1} {:>6.1} {:>6.1}\n",
             self.depth,
             self.tokens_per_second,
             1e3 / self.tokens_per_second,
             self.bytes_per_token as f64 / 1e6,
             self.bytes_per_second / 1e9,
+            percent(self.bandwidth_share),
             p.launches + p.replays,
             p.allocations,
             p.writes,
@@ -145,9 +187,12 @@ impl Decode {
 }
 
 impl Report {
-    /// Compares every depth with the read bandwidth.
-    pub(crate) fn compare_with(&mut self, read_bandwidth: Option<f64>) {
-        self.read_bandwidth = read_bandwidth;
+    /// Compares every depth with the read bandwidth, and every prompt with the peak of products.
+    pub(crate) fn compare_with(&mut self, read_bandwidth: Option<f64>, product_peak: Option<f64>) {
+        (self.read_bandwidth, self.product_peak) = (read_bandwidth, product_peak);
+        for prompt in &mut self.prompt {
+            prompt.peak_share = product_peak.map(|limit| prompt.flops_per_second / limit);
+        }
         for decode in &mut self.decode {
             decode.bandwidth_share = read_bandwidth.map(|limit| decode.bytes_per_second / limit);
         }
@@ -166,19 +211,24 @@ impl Report {
         )
     }
 
-    /// The table of prompts.
+    /// The table of prompts, and the peak that they are compared with.
     pub(crate) fn prompts(&self) -> String {
-        let row = |p: &Prompt| {
-            let first = p.first_token.map_or_else(|| "-".into(), |s| format!("{:.3}", s * 1e3));
-            format!("{:>8} {:>10.1} {first:>14} {:>8}\n", p.tokens, p.tokens_per_second, p.seconds.len())
-        };
-        let rows: String = self.prompt.iter().map(row).collect();
-        if rows.is_empty() {
-            rows
-        } else {
-            let (first, samples) = ("first token ms", "samples");
-            format!("\n{:>8} {:>10} {first:>14} {samples:>8}\n{rows}", "prompt", "tok/s")
+        if self.prompt.is_empty() {
+            return String::new();
         }
+        let mut text = format!(
+            "\n{:>8} {:>10} {:>10} {:>10} {:>10} {:>14} {:>8}\n",
+            "prompt", "tok/s", "GFLOP/tok", "TFLOP/s", "of peak", "first token ms", "samples"
+        );
+        text.extend(self.prompt.iter().map(Prompt::row));
+        match self.product_peak {
+            Some(peak) => text += &format!("peak of products {:.3} TFLOP/s\n", peak / 1e12),
+            None => text += "peak of products not measured\n",
+        }
+        if self.prompt.iter().any(|p| p.peak_share.is_some_and(|share| share > 1.0)) {
+            text += "above 100 %: other work slowed the measurement of the peak\n";
+        }
+        text
     }
 
     /// The table of depths, and the bandwidth that they are compared with.
@@ -246,5 +296,19 @@ mod tests {
     fn speeds_follow_from_the_median() {
         let decode = Decode::new(0, 1000, vec![0.5, 0.25, 100.0], PerStep::default());
         assert_eq!((decode.tokens_per_second, decode.bytes_per_second), (2.0, 2000.0));
+        let prompt = Prompt::new(8, 4000.0, vec![0.5, 0.25, 100.0], Vec::new());
+        assert_eq!((prompt.tokens_per_second, prompt.flops_per_second), (16.0, 8000.0));
+        assert_eq!((prompt.flops_per_token, prompt.first_token), (500.0, None));
+    }
+
+    #[test]
+    fn shares_are_of_the_limits() {
+        let prompt = vec![Prompt::new(8, 4000.0, vec![0.5], vec![0.75])];
+        let decode = vec![Decode::new(0, 1000, vec![0.5], PerStep::default())];
+        let mut report = Report { prompt, decode, ..Report::default() };
+        assert!(report.prompts().contains("not measured"), "{}", report.prompts());
+        report.compare_with(Some(4000.0), Some(10_000.0));
+        assert_eq!((report.prompt[0].peak_share, report.decode[0].bandwidth_share), (Some(0.8), Some(0.5)));
+        assert!(report.prompts().contains("80.0 %") && report.decodes().contains("50.0 %"));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use torchless::{Backend, DType, EstimateRequest, KernelBackend, LoadOptions, Model, ModelShape, OnBackend};
 
 use crate::args::BenchArgs;
-use crate::bench::{Bench, OutputFile, Report, svg};
+use crate::bench::{Bench, OutputFile, Report, product_peak, svg};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::{json, note, print};
@@ -42,12 +42,19 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     report.complete = match measured {
         Ok(()) => true,
         Err(Failure::Interrupted) => false,
-        Err(other) => return Err(other),
+        Err(other) => {
+            print(&report.prompts())?;
+            return Err(other);
+        }
     };
+    // What the probes take is no part of the model's memory, and they have the room of its weights.
+    let dtype = model.dtype();
+    drop(model);
     // The larger of two: other work on the machine makes a probe slow, never fast.
     let again = backend.read_bandwidth().ok();
-    report.compare_with(bandwidth.into_iter().chain(again).reduce(f64::max));
-    let shown = print(&report.decodes()).and_then(|()| print(&report.memory()));
+    let bandwidth = bandwidth.into_iter().chain(again).reduce(f64::max);
+    report.compare_with(bandwidth, product_peak(&*backend, dtype).ok());
+    let shown = print(&(report.prompts() + &report.decodes() + &report.memory()));
     if let Some(file) = outputs.0 {
         file.write(&json(&report)?)?;
     }
@@ -116,7 +123,6 @@ impl Plan {
             report.prompt.push(bench.prompt(*tokens)?);
             Ok(())
         });
-        print(&report.prompts())?;
         let decodes = prompts.and_then(|()| {
             self.depths.iter().try_for_each(|depth| {
                 report.decode.push(bench.decode(*depth, args.generate)?);
@@ -184,16 +190,10 @@ fn about(model: &Model<Backend>, name: String, needs: Needs, plan: &Plan) -> Rep
         kv_dtype: model.kv_dtype().name(),
         context: plan.context,
         prefill_chunk: model.prefill_chunk(),
-        load_seconds: 0.0,
         slow_paths: backend.slow_paths(&model.workload(plan.context)).into_iter().map(Into::into).collect(),
         estimated_bytes: needs.total,
-        high_water_bytes: 0,
         model_bytes: needs.model,
-        device_bytes: None,
-        read_bandwidth: None,
-        prompt: Vec::new(),
-        decode: Vec::new(),
         skipped: plan.skipped.clone(),
-        complete: false,
+        ..Report::default()
     }
 }

@@ -28,9 +28,9 @@ fn results_are_printed_and_written() {
     let files =
         ["--json", json.to_str().unwrap(), "--plot", plot.to_str().unwrap(), "--shape", "tiny-shakespeare"];
     let text = torchless(QUICK.iter().chain(&files)).ok();
-    for part in
-        ["tok/s", "GB/s", "read bandwidth", "allocs", "first token ms", "beyond weights", "tiny-shakespeare"]
-    {
+    let parts =
+        ["tok/s", "GB/s", "read bandwidth", "TFLOP/s", "peak of products", "allocs", "first token ms"];
+    for part in parts.into_iter().chain(["beyond weights", "tiny-shakespeare"]) {
         assert!(text.contains(part), "{text}");
     }
     let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
@@ -51,6 +51,12 @@ fn results_are_printed_and_written() {
         assert_eq!(first["first_token_seconds"].as_array().unwrap().len(), 2);
         assert!(first["first_token"].as_f64().unwrap() > 0.0);
     }
+    for prompt in report["prompt"].as_array().unwrap() {
+        let number = |key: &str| prompt[key].as_f64().unwrap();
+        let speed = number("tokens_per_second") * number("flops_per_token");
+        let share = speed / report["product_peak"].as_f64().unwrap();
+        assert!((number("peak_share") / share - 1.0).abs() < 1e-9);
+    }
     assert_eq!(report["slow_paths"], serde_json::json!([]), "the CPU has no other kernels");
     assert_eq!(report["device_bytes"], Value::Null, "the CPU has no memory of its own");
     let kv_bytes = 2 * 4 * 2 * 64 * 2 * report["context"].as_u64().unwrap();
@@ -70,7 +76,7 @@ fn results_are_printed_and_written() {
     }
     let svg = fs::read_to_string(plot).unwrap();
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
-    for part in ["tokens per second", ">100</text>", "<rect ", "GB/s"] {
+    for part in ["tokens per second", ">100</text>", "<rect ", "GB/s", "TFLOP/s"] {
         assert!(svg.contains(part), "{svg}");
     }
 }
