@@ -128,6 +128,15 @@ pub trait KernelBackend: Send + Sync + Sized {
         Vec::new()
     }
 
+    /// Name and version of the library that makes products where it is found; `None` for a backend that has no use for one.
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where it is missing, with what was searched and what helps; every operation works without.
+    fn product_library(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Waits until everything issued has finished.
     ///
     /// # Errors

@@ -246,6 +246,9 @@ impl KernelBackend for CudaBackend {
     fn slow_paths(&self, workload: &Workload) -> Vec<SlowPath> {
         forecast::slow_paths(&forecast::Card::of(self, workload), workload)
     }
+    fn product_library(&self) -> Result<Option<String>> {
+        self.cublas().map(Some)
+    }
     fn synchronize(&self) -> Result<()> {
         graph::refuse(&self.inner.device, "synchronize")?;
         self.inner.device.synchronize()

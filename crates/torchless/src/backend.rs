@@ -123,6 +123,9 @@ impl KernelBackend for Backend {
     fn slow_paths(&self, workload: &Workload) -> Vec<SlowPath> {
         inner!(self, b => b.slow_paths(workload))
     }
+    fn product_library(&self) -> Result<Option<String>> {
+        inner!(self, b => b.product_library())
+    }
     fn synchronize(&self) -> Result<()> {
         inner!(self, b => b.synchronize())
     }

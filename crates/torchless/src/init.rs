@@ -30,6 +30,8 @@ pub struct Candidate {
     pub free_memory: Option<u64>,
     /// Why it was chosen or left, or what keeps it from being used.
     pub reason: String,
+    /// Name and version of the library that makes products, or why it is missing; [`devices`] alone asks, since that opens it.
+    pub product_library: Option<String>,
 }
 
 impl Candidate {
@@ -43,7 +45,14 @@ impl Candidate {
             Ok(backend) => Self::usable(preference, backend, reason),
             Err(why) => {
                 let reason = why.to_string();
-                Self { backend: CUDA, preference, device: None, free_memory: None, reason }
+                Self {
+                    backend: CUDA,
+                    preference,
+                    device: None,
+                    free_memory: None,
+                    reason,
+                    product_library: None,
+                }
             }
         }
     }
@@ -56,6 +65,7 @@ impl Candidate {
             free_memory: backend.memory().free,
             device: Some(device),
             reason: reason.into(),
+            product_library: None,
         }
     }
 
@@ -107,8 +117,16 @@ pub fn devices() -> Vec<Candidate> {
 
 /// Each of `count` GPUs, usable or not; without any, what is missing for the first.
 fn gpus(count: usize, open: impl Fn(usize) -> Result<Backend>) -> Vec<Candidate> {
-    let reason = |ordinal| if ordinal == 0 { FASTEST } else { "usable" };
-    (0..count.max(1)).map(|ordinal| Candidate::cuda(ordinal, &open(ordinal), reason(ordinal))).collect()
+    let candidate = |ordinal| {
+        let made = open(ordinal);
+        let reason = if ordinal == 0 { FASTEST } else { "usable" };
+        let mut candidate = Candidate::cuda(ordinal, &made, reason);
+        let library = made.ok().map(|gpu| gpu.product_library());
+        candidate.product_library =
+            library.and_then(|found| found.unwrap_or_else(|why| Some(why.to_string())));
+        candidate
+    };
+    (0..count.max(1)).map(candidate).collect()
 }
 
 const CUDA: &str = "cuda";
@@ -240,6 +258,7 @@ mod tests {
             assert_eq!(candidate.preference, BackendPreference::CudaDevice(ordinal));
             let named = candidate.reason.contains(&format!("card {ordinal} "));
             assert_eq!(named, ordinal != 1, "{}", candidate.reason);
+            assert_eq!(candidate.product_library, None);
         }
         assert_eq!(gpus(0, |ordinal| Err(broken(ordinal))).len(), 1, "why there is none");
     }

@@ -90,6 +90,20 @@ struct Missing {
     searched: Vec<String>,
 }
 
+/// What is done without the library.
+const WITHOUT: &str = "nothing needs it: own kernels take its place";
+
+impl From<libraries::Missing> for Missing {
+    fn from(missing: libraries::Missing) -> Self {
+        let reason = format!(
+            "cuBLASLt 12 or 13, which multiplies many rows, {}; {WITHOUT}; to have it, install the CUDA toolkit or `pip install \
+             nvidia-cublas-cu12`, or put its folder into LD_LIBRARY_PATH (on Windows PATH)",
+            missing.reason()
+        );
+        Self { reason, searched: missing.searched }
+    }
+}
+
 impl From<&Missing> for Error {
     fn from(missing: &Missing) -> Self {
         Self::Unavailable {
@@ -122,8 +136,7 @@ unsafe impl Sync for Handle {}
 #[expect(unsafe_code, reason = "calls of the library")]
 impl Handle {
     fn new(device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<Self, Missing> {
-        let failed =
-            |e: Error| Missing { reason: format!("{e}; own kernels are used"), searched: Vec::new() };
+        let failed = |e: Error| Missing { reason: format!("{e}; {WITHOUT}"), searched: Vec::new() };
         device.bind().map_err(failed)?;
         let workspace = pool.allocate(WORKSPACE).map_err(failed)?;
         let start = |library: &Library| -> Result<_, String> {
@@ -137,13 +150,8 @@ impl Handle {
             }
         };
         let places = libraries::places(Platform::HERE, &Here);
-        let missing = |m: libraries::Missing| Missing {
-            reason: format!("it {}; own kernels are used", m.reason()),
-            searched: m.searched,
-        };
         let ((api, handle), _) =
-            libraries::open("cublasLt", libraries::majors(device.version), &places, start)
-                .map_err(missing)?;
+            libraries::open("cublasLt", libraries::majors(device.version), &places, start)?;
         Ok(Self {
             api,
             handle,

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use backend_api::ops::{Matmul, WeightLayout};
-use backend_api::{DType, Error, KernelBackend, Mat, MatMut, Op};
+use backend_api::{Cause, DType, Error, KernelBackend, Mat, MatMut, Op};
 
 use super::{Absent, Missing};
 use crate::graph::CudaGraph;
+use crate::libraries::{self, Places, Platform};
 use crate::{CudaBackend, CudaTensor};
 
 fn random(b: &CudaBackend, shape: &[usize], seed: u64) -> CudaTensor {
@@ -104,11 +105,17 @@ fn start_is_timed() {
 }
 
 #[test]
-fn what_was_searched_is_told() {
-    let searched = vec!["libcublasLt.so.13".into()];
-    let missing = Missing { reason: "it was not found; own kernels are used".into(), searched };
-    let error = Error::from(Absent::Missing(&missing)).to_string();
-    for part in ["cuBLAS", "was not found", "own kernels are used", "libcublasLt.so.13"] {
-        assert!(error.contains(part), "{part}: {error}");
+fn a_missing_library_is_no_obstacle_and_says_what_helps() {
+    let places = Places { by_name: false, directories: vec!["/nowhere/lib".into()] };
+    let open = libraries::open("cublasLt", &[13, 12], &places, |_| Ok::<_, String>(()));
+    let missing = Missing::from(open.unwrap_err());
+    let error = Error::from(Absent::Missing(&missing));
+    assert!(matches!(error, Error::Unavailable { cause: Cause::NoBlas, .. }), "{error}");
+    let text = error.to_string();
+    let searched = [Platform::HERE.file("cublasLt", 13), Platform::HERE.file("cublasLt", 12)];
+    let remedies = ["nothing needs it", "own kernels", "CUDA toolkit", "pip install", "LD_LIBRARY_PATH"];
+    for part in ["was not found", "/nowhere/lib"].into_iter().chain(remedies) {
+        assert!(text.contains(part), "{part}: {text}");
     }
+    assert!(searched.iter().all(|file| text.contains(file)), "{text}");
 }

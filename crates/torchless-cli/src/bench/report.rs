@@ -14,6 +14,8 @@ pub(crate) struct Report {
     pub(crate) threads: Option<usize>,
     /// Instruction sets and the like.
     pub(crate) features: Vec<String>,
+    /// The library that makes products, or what stands in for it; absent where there is no such thing.
+    pub(crate) product_library: Option<String>,
     pub(crate) model: String,
     pub(crate) parameters: u64,
     pub(crate) dtype: &'static str,
@@ -206,8 +208,9 @@ impl Report {
         let loaded = format!("loaded in {:.2} s, context {}", self.load_seconds, self.context);
         let slow = |p: &SlowPath| format!("slow: {} of a {}: {} -> {}\n", p.op, p.of, p.reason, p.instead);
         let slow: String = self.slow_paths.iter().map(slow).collect();
+        let library = self.product_library.iter().map(|library| format!("{library}\n")).collect::<String>();
         format!(
-            "{model}, {million:.1} million parameters, {dtype}, {loaded}\n{backend}: {machine}, {features}\n{slow}"
+            "{model}, {million:.1} million parameters, {dtype}, {loaded}\n{backend}: {machine}, {features}\n{library}{slow}"
         )
     }
 

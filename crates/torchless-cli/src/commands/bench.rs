@@ -172,6 +172,17 @@ fn room(backend: &Backend, request: &EstimateRequest<'_>) -> Result<Needs, Failu
     Ok(Needs { total: request.estimate_on(&device)?.total(), model })
 }
 
+/// What makes products, or stands in for the library that would.
+fn library(found: torchless::Result<Option<String>>) -> Option<String> {
+    match found {
+        Ok(library) => library,
+        Err(torchless::Error::Unavailable { backend, .. }) => {
+            Some(format!("no {backend}: own kernels for products; `torchless devices` says why"))
+        }
+        Err(other) => Some(other.to_string()),
+    }
+}
+
 fn about(model: &Model<Backend>, name: String, needs: Needs, plan: &Plan) -> Report {
     let backend = model.backend();
     let info = backend.info();
@@ -184,6 +195,7 @@ fn about(model: &Model<Backend>, name: String, needs: Needs, plan: &Plan) -> Rep
         machine: info.name,
         threads,
         features: info.features,
+        product_library: library(backend.product_library()),
         model: name,
         parameters: model.config().shape.parameters(),
         dtype: model.dtype().name(),
@@ -195,5 +207,28 @@ fn about(model: &Model<Backend>, name: String, needs: Needs, plan: &Plan) -> Rep
         model_bytes: needs.model,
         skipped: plan.skipped.clone(),
         ..Report::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use torchless::{Cause, Error};
+
+    use super::*;
+
+    #[test]
+    fn a_missing_library_is_one_line_of_the_heading() {
+        let (backend, searched) = ("cuBLAS".into(), vec!["/nowhere".into()]);
+        let reason = "it was not found".into();
+        let missing = Error::Unavailable { backend, cause: Cause::NoBlas, reason, searched };
+        for (found, expected) in [
+            (Err(missing), "\nno cuBLAS: own kernels for products; `torchless devices` says why\n"),
+            (Ok(Some("cuBLASLt 13.1.0".into())), "\ncuBLASLt 13.1.0\n"),
+            (Ok(None), "cpu: , \n"),
+        ] {
+            let report =
+                Report { product_library: library(found), backend: "cpu".into(), ..Report::default() };
+            assert!(report.heading().ends_with(expected), "{}", report.heading());
+        }
     }
 }

@@ -21,6 +21,8 @@ struct Device<'a> {
     features: &'a [String],
     total_memory: Option<u64>,
     free_memory: Option<u64>,
+    /// What makes products, or why it is missing.
+    product_library: Option<&'a str>,
 }
 
 /// Runs the command.
@@ -48,6 +50,7 @@ impl<'a> Device<'a> {
             features: info.map_or(&[], |i| &i.features),
             total_memory: info.and_then(|i| i.total_memory),
             free_memory: candidate.free_memory,
+            product_library: candidate.product_library.as_deref(),
         }
     }
 
@@ -65,6 +68,10 @@ impl<'a> Device<'a> {
         if let Some(free) = self.free_memory {
             line += &format!(" ({} free)", mib(free));
         }
-        format!("{line}; {}\n", self.reason)
+        line += &format!("; {}\n", self.reason);
+        match self.product_library {
+            Some(library) => line + &format!("{:<7} {library}\n", ""),
+            None => line,
+        }
     }
 }

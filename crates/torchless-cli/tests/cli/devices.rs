@@ -29,6 +29,7 @@ fn devices_are_those_of_the_library() {
         assert_eq!(device["device"], candidate.preference.to_string());
         assert_eq!(device["usable"], candidate.is_usable());
         assert_eq!(device["reason"], candidate.reason);
+        assert_eq!(device["product_library"], Value::from(candidate.product_library.clone()));
         assert!(text.contains(&candidate.reason), "{text}");
     }
     assert!(text.contains("threads: "), "{text}");

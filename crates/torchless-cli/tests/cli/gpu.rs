@@ -15,6 +15,7 @@ fn the_gpu_is_listed() {
     assert!(features.iter().any(|f| f.as_str().unwrap().starts_with("compute capability ")), "{list}");
     let (free, total) = (gpu["free_memory"].as_u64().unwrap(), gpu["total_memory"].as_u64().unwrap());
     assert!(free > 0 && free <= total, "{list}");
+    assert!(gpu["product_library"].as_str().unwrap().contains("cuBLAS"), "{list}");
 }
 
 #[test]
@@ -54,7 +55,8 @@ fn the_benchmark_runs() {
     let text =
         torchless(args.iter().chain(&["--dtype", "f32", "--repeat", "1", "--json", json.to_str().unwrap()]))
             .ok();
-    let parts = ["cuda: ", "tok/s", "GB/s", "read bandwidth", "first token ms", "kernels, libraries"];
+    let parts =
+        ["cuda: ", "cuBLAS", "tok/s", "GB/s", "read bandwidth", "first token ms", "kernels, libraries"];
     for part in parts.into_iter().chain(["slow: attention of a prompt: f32"]) {
         assert!(text.contains(part), "{text}");
     }
