@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "launches")]
 
 use backend_api::ops::{Matmul, NormQkvRopeAppend, NormSwiglu, RmsNorm, WeightLayout};
-use backend_api::{DType, Io, KernelBackend, Mat, Op, Result};
+use backend_api::{DType, Io, KernelBackend, Mat, MatMut, Op, Result};
 
 use crate::kernels::{matmul_vec, norm_qkv_rope_append as front, norm_swiglu as swiglu, swiglu as silu_up};
 use crate::ops::{dtype, launched, scalar};
@@ -112,11 +112,16 @@ fn many_rows(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
         layout: WeightLayout::OutIn,
     };
     b.matmul_into(product.check()?)?;
-    let operands = [("gate_up", gate_up.operand().dtype), ("out", out.operand().dtype)];
+    swiglu(b, &gate_up.as_mat(), &mut out)
+}
+
+/// `out [rows, cols] = silu(gate) · up` of `gate_up [rows, 2 · cols]`, as the checked operation says.
+pub(crate) fn swiglu(b: &B, gate_up: &Mat<'_, T>, out: &mut MatMut<'_, T>) -> Result<()> {
+    let operands = [("gate_up", dtype(gate_up)), ("out", out.operand().dtype)];
     let scalar = scalar("norm_swiglu", &operands)?;
     let (rows, cols) = (out.n_rows() as u64, out.n_cols() as u64);
     let launch = b.launch("swiglu", scalar, scalar, silu_up::grid(rows, cols))?;
-    let ((x, x_stride), (out, out_stride)) = (read(&gate_up.as_mat()), write(&mut out));
+    let ((x, x_stride), (out, out_stride)) = (read(gate_up), write(out));
     let args = silu_up::Args { out, out_stride, x, x_stride, rows, cols };
     // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
     launched("norm_swiglu", unsafe { args.launch(launch) })

@@ -1,10 +1,11 @@
 //! What measurements and tests ask of a backend.
 
-use backend_api::Result;
+use backend_api::ops::{NormQkvRopeAppend, NormSwiglu};
+use backend_api::{Checked, KernelBackend, Result};
 
 use crate::device::Event;
 use crate::pool::PoolStats;
-use crate::{CudaBackend, bandwidth};
+use crate::{CudaBackend, CudaTensor, bandwidth, fused, prefill};
 
 impl CudaBackend {
     /// Names of the kernels that were launched so far, those of libraries left out.
@@ -45,6 +46,25 @@ impl CudaBackend {
     #[doc(hidden)]
     pub fn elapsed(&self, from: &Event, to: &Event) -> Result<f64> {
         from.until(to)
+    }
+
+    /// The last pass of the operation over many rows, alone: from `gate_up` to `out`.
+    ///
+    /// # Errors
+    /// Those of [`KernelBackend::norm_swiglu`].
+    #[doc(hidden)]
+    pub fn swiglu_into(&self, op: Checked<NormSwiglu<'_, CudaTensor>>) -> Result<()> {
+        let NormSwiglu { gate_up, mut out, .. } = op.on(self.device())?;
+        fused::swiglu(self, &gate_up.as_mat(), &mut out)
+    }
+
+    /// The last pass of the operation over many rows, alone: from `qkv` to queries and caches.
+    ///
+    /// # Errors
+    /// Those of [`KernelBackend::norm_qkv_rope_append`], and [`backend_api::Error::Unsupported`] where it takes more passes.
+    #[doc(hidden)]
+    pub fn rope_append_into(&self, op: Checked<NormQkvRopeAppend<'_, CudaTensor>>) -> Result<()> {
+        prefill::rope_append(self, op.on(self.device())?)
     }
 
     /// Bytes read and written per second of a copy within the device's memory.

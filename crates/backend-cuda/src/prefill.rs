@@ -133,19 +133,40 @@ pub(crate) fn attention(
     launched("attention", done)
 }
 
-/// Norm, product, and then everything else in one pass; composed where types or positions are such that one pass would not
-/// give the same.
-pub(crate) fn norm_qkv_rope_append(b: &CudaBackend, op: NormQkvRopeAppend<'_, CudaTensor>) -> Result<()> {
+/// Whether one pass over the projections gives the same as the operations that it is composed of.
+fn in_one_pass(op: &NormQkvRopeAppend<'_, CudaTensor>) -> bool {
     let (scalar, stored) = (op.qkv.operand().dtype, op.k.operand().dtype);
     let typed = op.v.operand().dtype == stored && (stored == scalar || scalar == DType::F32);
-    if !(typed && op.at.is_distinct() && u32::try_from(op.heads.qkv_dim()).is_ok()) {
+    typed && op.at.is_distinct() && u32::try_from(op.heads.qkv_dim()).is_ok()
+}
+
+/// Norm, product, and then everything else, in one pass if possible.
+pub(crate) fn norm_qkv_rope_append(b: &CudaBackend, mut op: NormQkvRopeAppend<'_, CudaTensor>) -> Result<()> {
+    if !in_one_pass(&op) {
         return front::compose(b, op);
     }
-    let NormQkvRopeAppend { x, norm, eps, w, heads, cos, sin, at, mut qkv, mut k, mut v, mut scratch } = op;
-    b.rmsnorm_into(RmsNorm { io: Io::Into(x, scratch.by_ref()), weight: norm, eps }.check()?)?;
-    let product =
-        Matmul { x: scratch.as_mat(), w, out: qkv.by_ref(), accumulate: false, layout: WeightLayout::OutIn };
+    let io = Io::Into(op.x, op.scratch.by_ref());
+    b.rmsnorm_into(RmsNorm { io, weight: op.norm, eps: op.eps }.check()?)?;
+    let (x, out) = (op.scratch.as_mat(), op.qkv.by_ref());
+    let product = Matmul { x, w: op.w, out, accumulate: false, layout: WeightLayout::OutIn };
     b.matmul_into(product.check()?)?;
+    rope_append(b, op)
+}
+
+/// What follows norm and product.
+///
+/// # Errors
+/// [`Error::Unsupported`] where one pass would not give the same.
+pub(crate) fn rope_append(b: &CudaBackend, op: NormQkvRopeAppend<'_, CudaTensor>) -> Result<()> {
+    if !in_one_pass(&op) {
+        return Err(Error::Unsupported {
+            what: "turning and appending in one pass".into(),
+            supported: "caches of the type of the projections, or of any beside f32, and distinct positions"
+                .into(),
+        });
+    }
+    let NormQkvRopeAppend { heads, cos, sin, at, mut qkv, mut k, mut v, .. } = op;
+    let (scalar, stored) = (qkv.operand().dtype, k.operand().dtype);
     let (rows, capacity) = (qkv.n_rows() as u64, k.n_rows() as u64);
     let launch = b.launch("rope_append", scalar, stored, rope_append::grid(rows))?;
     let table_rows = cos.n_rows() as u64;

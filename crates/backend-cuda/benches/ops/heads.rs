@@ -5,7 +5,7 @@ use backend_cuda::{At, CudaBackend, DType, Heads, HostTensor, KernelBackend, Mat
 
 use crate::measure::{Bench, Bound, Case, Work, issue, random, sets};
 
-const HEADS: Heads = Heads { n_heads: 32, n_kv_heads: 8, head_dim: 128 };
+pub(crate) const HEADS: Heads = Heads { n_heads: 32, n_kv_heads: 8, head_dim: 128 };
 const KEYS: usize = 32_768;
 
 pub(crate) fn all(bench: &mut Bench) {

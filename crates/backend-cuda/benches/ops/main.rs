@@ -6,6 +6,7 @@
 //! name, type, microseconds, rate, unit, share of the limit.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
+mod fused;
 mod heads;
 mod limits;
 mod measure;
@@ -55,6 +56,7 @@ fn run() -> Result<()> {
     rows::all(&mut bench);
     heads::all(&mut bench);
     products::all(&mut bench);
+    fused::all(&mut bench);
     tokens::all(&mut bench);
     transfers::all(&mut bench);
     bench.criterion.final_summary();

@@ -6,11 +6,11 @@ use backend_cuda::{At, CudaBackend, CudaTensor, DType, HostTensor, KernelBackend
 use crate::measure::{Bench, Bound, Case, Work, issue, random, sets};
 
 const VOCAB: usize = 32_000;
-const HIDDEN: usize = 4096;
+pub(crate) const HIDDEN: usize = 4096;
 /// Elements of a token's keys.
 const KV_DIM: usize = 1024;
 /// Tokens of a prompt.
-const PROMPT: usize = 2048;
+pub(crate) const PROMPT: usize = 2048;
 /// Positions of a cache.
 const CONTEXT: usize = 32_768;
 
