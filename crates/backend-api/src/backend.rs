@@ -97,12 +97,12 @@ pub trait KernelBackend: Send + Sync + Sized {
         512
     }
 
-    /// Gets ready for weights of this type: loads what operations on them would otherwise load one by one. A decoder calls
-    /// it while weights are being read.
+    /// Gets ready for such a decoder: loads what its operations would otherwise load one by one. The decoder calls it while
+    /// weights are being read.
     ///
     /// # Errors
     /// What the device reports.
-    fn prepare(&self, _weights: DType) -> Result<()> {
+    fn prepare(&self, _workload: &Workload) -> Result<()> {
         Ok(())
     }
 

@@ -215,10 +215,9 @@ impl KernelBackend for CudaBackend {
     fn prefill_chunk(&self) -> usize {
         2048
     }
-    /// Loads the kernels for weights and activations of this type, and for activations in f32, on several threads. Others are
-    /// loaded when they first run.
-    fn prepare(&self, weights: DType) -> Result<()> {
-        let keys = functions::of_model(weights, self.inner.device.capability);
+    /// Loads the kernels for these types and heads on several threads. Others are loaded when they first run.
+    fn prepare(&self, workload: &Workload) -> Result<()> {
+        let keys = functions::of_model(workload, self.inner.device.capability);
         self.inner.functions.preload(&self.inner.device, &keys)
     }
     fn counters(&self) -> Counters {

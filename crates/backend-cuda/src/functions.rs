@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use backend_api::{DType, Error, Result};
+use backend_api::{DType, Error, Result, Workload};
 
 use crate::KernelSource;
 use crate::device::{Device, Function, Kernel};
 use crate::kernels::{self, archive, signatures};
 use crate::launch::Signature;
+use crate::prefill::is_for_wgmma;
 
 /// The first version of the driver that also captures launches which overlap their predecessor.
 const OVERLAP: i32 = 12_030;
@@ -121,21 +122,30 @@ impl Functions {
 /// has the type of its activations in their place, as where it is launched.
 pub(crate) fn keys(scalar: DType, weight: DType, capability: (u32, u32)) -> Vec<Key> {
     let (both, one) = (format!("{scalar}-{weight}"), scalar.to_string());
-    let runs = |name: &str| archive::target(name, scalar, weight, capability).is_ok();
-    // Hopper's tensor cores take every product that older ones do, and attention of prompts for some lengths of heads alone.
-    let superseded = |name: &str| name == "matmul_mma" && runs("matmul_wgmma");
-    let fit = signatures().into_iter().filter(|s| runs(s.name) && !superseded(s.name));
-    let key = |s: Signature| {
-        let second = |t: &str| if t == one { Some(scalar) } else { (t == both).then_some(weight) };
-        Some((s.name, scalar, s.types.split(' ').find_map(second)?))
-    };
-    fit.filter_map(key).collect()
+    let second = |t: &str| if t == one { Some(scalar) } else { (t == both).then_some(weight) };
+    let fit =
+        signatures().into_iter().filter_map(|s| Some((s.name, scalar, s.types.split(' ').find_map(second)?)));
+    fit.filter(|(name, ..)| archive::target(name, scalar, weight, capability).is_ok()).collect()
 }
 
-/// Every kernel that a model with weights of this type takes: beside activations of the same type, and beside f32.
-pub(crate) fn of_model(weights: DType, capability: (u32, u32)) -> Vec<Key> {
-    let beside_f32 = if weights == DType::F32 { Vec::new() } else { keys(DType::F32, weights, capability) };
-    [keys(weights, weights, capability), beside_f32].concat()
+/// Every kernel that such a decoder takes: beside activations of the type of its weights, and beside f32.
+pub(crate) fn of_model(w: &Workload, capability: (u32, u32)) -> Vec<Key> {
+    let types = [(w.weights, w.weights), (DType::F32, w.weights), (DType::F32, w.cache)];
+    let on_wgmma = is_for_wgmma(capability, w.heads.head_dim);
+    let is_idle = |name: &str| match name {
+        // The slowest of all to compile, so that the other of the two is not worth waiting for.
+        "attention_prefill_mma" => on_wgmma,
+        "attention_prefill_wgmma" => !on_wgmma,
+        "matmul_mma" => capability == (9, 0),
+        _ => false,
+    };
+    let mut all: Vec<Key> = Vec::new();
+    for key in types.into_iter().flat_map(|(scalar, weight)| keys(scalar, weight, capability)) {
+        if !is_idle(key.0) && !all.contains(&key) {
+            all.push(key);
+        }
+    }
+    all
 }
 
 /// What the driver is given.
@@ -200,6 +210,8 @@ fn layout(signature: &Signature) -> Vec<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use backend_api::Heads;
+
     use super::*;
 
     #[test]
@@ -244,23 +256,53 @@ mod tests {
         let names = |scalar, weight| keys(scalar, weight, (9, 0)).iter().map(|k| k.0).collect::<Vec<_>>();
         let bf16 = names(DType::BF16, DType::BF16);
         assert!(["add", "matmul", "sample", "attention"].iter().all(|name| bf16.contains(name)), "{bf16:?}");
-        assert!(bf16.contains(&"matmul_wgmma") && !bf16.contains(&"matmul_mma"), "{bf16:?}");
-        let prompts = ["attention_prefill_mma", "attention_prefill_wgmma"];
-        assert!(prompts.iter().all(|name| bf16.contains(name)), "{bf16:?}");
         assert!(names(DType::F32, DType::BF16).contains(&"matmul"));
         assert!(!names(DType::BF16, DType::F32).contains(&"matmul"));
-        let model = of_model(DType::BF16, (9, 0));
-        for key in [
-            ("norm_swiglu", DType::F32, DType::BF16),
-            ("attention_mma", DType::BF16, DType::BF16),
-            ("argmax", DType::F32, DType::F32),
-            ("sample", DType::F32, DType::F32),
-        ] {
-            assert_eq!(model.iter().filter(|k| **k == key).count(), 1, "{key:?} in {model:?}");
-        }
-        assert_eq!(of_model(DType::F32, (9, 0)), keys(DType::F32, DType::F32, (9, 0)));
         for (kernel, scalar, weight) in keys(DType::F16, DType::F16, (5, 0)) {
             assert!(archive::ptx(kernel, scalar, weight, (5, 0)).is_ok(), "{kernel}");
         }
+    }
+    fn workload([weights, cache]: [DType; 2], head_dim: usize) -> Workload {
+        let heads = Heads { n_heads: 8, n_kv_heads: 2, head_dim };
+        let (hidden_size, intermediate_size, vocab_size) = (1024, 2048, 32_000);
+        let (window, activations, context, rows) = (None, weights, 4096, 2048);
+        Workload {
+            hidden_size,
+            intermediate_size,
+            vocab_size,
+            heads,
+            window,
+            weights,
+            cache,
+            activations,
+            context,
+            rows,
+        }
+    }
+
+    #[test]
+    fn a_decoder_takes_kernels_of_its_types_and_heads() {
+        let [f32, f16, bf16] = DType::FLOATS;
+        let of = |types, head_dim, capability| of_model(&workload(types, head_dim), capability);
+        let mistral = of([bf16, bf16], 128, (9, 0));
+        for key in [
+            ("norm_swiglu", f32, bf16),
+            ("attention_mma", bf16, bf16),
+            ("matmul_wgmma", bf16, bf16),
+            ("argmax", f32, f32),
+            ("sample", f32, f32),
+        ] {
+            assert_eq!(mistral.iter().filter(|k| **k == key).count(), 1, "{key:?} in {mistral:?}");
+        }
+        assert!(!mistral.iter().any(|k| k.0 == "matmul_mma" || k.1 == f16 || k.2 == f16), "{mistral:?}");
+        let prompts = |keys: Vec<Key>| -> Vec<_> {
+            keys.iter().map(|k| k.0).filter(|name| name.starts_with("attention_prefill")).collect()
+        };
+        assert_eq!(prompts(mistral), ["attention_prefill_wgmma"]);
+        assert_eq!(prompts(of([bf16, bf16], 64, (9, 0))), ["attention_prefill_mma"]);
+        assert_eq!(prompts(of([bf16, bf16], 128, (8, 0))), ["attention_prefill_mma"]);
+        assert!(prompts(of([bf16, bf16], 128, (5, 0))).is_empty());
+        assert!(of([bf16, f16], 128, (9, 0)).contains(&("attention", f32, f16)));
+        assert_eq!(of([f32, f32], 128, (9, 0)).len(), keys(f32, f32, (9, 0)).len());
     }
 }

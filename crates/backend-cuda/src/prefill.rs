@@ -32,6 +32,11 @@ const LEAST: (usize, usize) = (16, 64);
 /// Keys that a kernel may look beyond the cache.
 const KEYS: usize = 128;
 
+/// Whether Hopper's tensor cores take heads of this length; older ones' are faster for others.
+pub(crate) fn is_for_wgmma(capability: (u32, u32), head_dim: usize) -> bool {
+    capability == (9, 0) && wgmma::HEAD_DIMS.contains(&head_dim)
+}
+
 /// The kernel for many rows, if there is one for the types, the layout and the card.
 pub(crate) fn choose(
     device: &Device,
@@ -51,7 +56,7 @@ pub(crate) fn choose(
     }
     let (rows, n_kv_heads, group) = (rows as u64, heads.n_kv_heads as u64, heads.group() as u64);
     match device.capability {
-        (9, 0) if wgmma::HEAD_DIMS.contains(&heads.head_dim) && i32::try_from(op.k.n_rows()).is_ok() => {
+        on if is_for_wgmma(on, heads.head_dim) && i32::try_from(op.k.n_rows()).is_ok() => {
             wgmma::grid(rows, n_kv_heads, group, device.multiprocessors).map(Kernel::Wgmma)
         }
         (8.., _) => mma::grid(rows, n_kv_heads, group, heads.head_dim as u32).map(Kernel::Mma),

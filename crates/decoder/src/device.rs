@@ -4,6 +4,7 @@ use backend_api::{DType, Heads, KernelBackend, Workload};
 use memory_estimate::{Accounting, EstimateRequest, ModelShape, WeightDtype};
 
 use crate::Model;
+use crate::model::Settings;
 
 /// How the device of a backend accounts for memory: makes an [`EstimateRequest`] an estimate for this backend, with
 /// [`EstimateRequest::estimate_on`] and [`EstimateRequest::fit_on`].
@@ -53,10 +54,22 @@ fn workload(
     }
 }
 
+impl Settings {
+    /// What the backend is asked to run in a session of this context.
+    pub(crate) fn workload<B: KernelBackend>(
+        self,
+        backend: &B,
+        shape: &ModelShape,
+        context: usize,
+    ) -> Workload {
+        let types = [self.dtype, self.kv_dtype, backend.activation_dtype(self.dtype)];
+        workload(shape, types, context, self.prefill_chunk)
+    }
+}
+
 impl<B: KernelBackend> Model<B> {
     /// What the backend is asked to run in a session of this context.
     pub fn workload(&self, context: usize) -> Workload {
-        let types = [self.dtype(), self.kv_dtype(), self.activation_dtype()];
-        workload(&self.config().shape, types, context, self.prefill_chunk())
+        self.settings().workload(&**self.backend(), &self.config().shape, context)
     }
 }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use backend_api::{DType, Error, KernelBackend, Result, tensor_bytes};
+use memory_estimate::ModelShape;
 
 use crate::surplus::refuse_surplus;
 use crate::weights::Weights;
@@ -79,10 +80,34 @@ struct Inner<B: KernelBackend> {
     config: Config,
     tokenizer: Option<Tokenizer>,
     tensors: Tensors<B::Tensor>,
-    dtype: DType,
-    kv_dtype: DType,
-    prefill_chunk: usize,
+    settings: Settings,
     report: LoadReport,
+}
+
+/// What of [`LoadOptions`] outlasts loading, with what is absent filled in.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) dtype: DType,
+    pub(crate) kv_dtype: DType,
+    pub(crate) prefill_chunk: usize,
+}
+
+impl Settings {
+    fn new<B: KernelBackend>(backend: &B, dtype: DType, options: &LoadOptions) -> Result<Self> {
+        let kv_dtype = options.kv_dtype.unwrap_or(dtype);
+        let prefill_chunk = options.prefill_chunk.unwrap_or_else(|| backend.prefill_chunk());
+        let wrong = |name, reason| Err(Error::Argument { name, reason });
+        match () {
+            () if !dtype.is_float() => wrong("dtype", format!("weights cannot be {dtype}")),
+            () if !kv_dtype.is_float() => wrong("kv_dtype", format!("keys and values cannot be {kv_dtype}")),
+            () if prefill_chunk == 0 => wrong("prefill_chunk", "must be a positive number".into()),
+            () => Ok(Self { dtype, kv_dtype, prefill_chunk }),
+        }
+    }
+}
+
+fn default_context(shape: &ModelShape) -> usize {
+    shape.max_position_embeddings.min(4096)
 }
 
 pub(crate) struct Tensors<T> {
@@ -136,8 +161,8 @@ impl<B: KernelBackend> Model<B> {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Cancelled`].
     pub fn random(backend: &Arc<B>, config: Config, seed: u64, options: &LoadOptions) -> Result<Self> {
-        let dtype = options.dtype.unwrap_or(DType::BF16);
-        let counter = AtomicU64::new(seed);
+        let settings = Settings::new(&**backend, options.dtype.unwrap_or(DType::BF16), options)?;
+        let (dtype, counter) = (settings.dtype, AtomicU64::new(seed));
         let loader = Loader::new(&config, dtype, options)?;
         let tensors = loader.tensors(|shape, _| {
             let mut tensor = backend.alloc(shape, dtype)?;
@@ -148,7 +173,7 @@ impl<B: KernelBackend> Model<B> {
         })?;
         backend.synchronize()?;
         let report = loader.report();
-        Self::assemble(backend, config, None, tensors, dtype, options, report)
+        Ok(Self::assemble(backend, config, None, tensors, settings, report))
     }
 
     fn from_weights(
@@ -159,7 +184,8 @@ impl<B: KernelBackend> Model<B> {
         options: &LoadOptions,
     ) -> Result<Self> {
         let stored = weights.info("model.embed_tokens.weight").map(|info| info.dtype);
-        let dtype = options.dtype.or(stored).unwrap_or(DType::F32);
+        let settings = Settings::new(&**backend, options.dtype.or(stored).unwrap_or(DType::F32), options)?;
+        let dtype = settings.dtype;
         let loader = Loader::new(&config, dtype, options)?;
         refuse_surplus(&config, weights)?;
         let read = || {
@@ -177,8 +203,9 @@ impl<B: KernelBackend> Model<B> {
                 })
             })
         };
+        let workload = settings.workload(&**backend, &config.shape, default_context(&config.shape));
         let tensors = thread::scope(|scope| {
-            let prepared = scope.spawn(|| backend.prepare(dtype));
+            let prepared = scope.spawn(|| backend.prepare(&workload));
             let tensors = read()?;
             prepared.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             Ok::<_, Error>(tensors)
@@ -186,7 +213,7 @@ impl<B: KernelBackend> Model<B> {
         backend.synchronize()?;
         let report = loader.report();
         tracing::info!(bytes = report.bytes, seconds = report.seconds, "weights loaded");
-        Self::assemble(backend, config, Some(tokenizer), tensors, dtype, options, report)
+        Ok(Self::assemble(backend, config, Some(tokenizer), tensors, settings, report))
     }
 
     fn assemble(
@@ -194,28 +221,16 @@ impl<B: KernelBackend> Model<B> {
         config: Config,
         tokenizer: Option<Tokenizer>,
         tensors: Tensors<B::Tensor>,
-        dtype: DType,
-        options: &LoadOptions,
+        settings: Settings,
         report: LoadReport,
-    ) -> Result<Self> {
-        let kv_dtype = options.kv_dtype.unwrap_or(dtype);
-        let prefill_chunk = options.prefill_chunk.unwrap_or_else(|| backend.prefill_chunk());
-        for (name, wrong) in [("prefill_chunk", prefill_chunk == 0), ("kv_dtype", !kv_dtype.is_float())] {
-            if wrong {
-                return Err(Error::Argument {
-                    name,
-                    reason: "must be a positive number or a float type".into(),
-                });
-            }
-        }
-        let backend = backend.clone();
-        let inner = Inner { backend, config, tokenizer, tensors, dtype, kv_dtype, prefill_chunk, report };
-        Ok(Self { inner: Arc::new(inner) })
+    ) -> Self {
+        let inner = Inner { backend: backend.clone(), config, tokenizer, tensors, settings, report };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The context that suits most uses: the smaller of the model's maximum and 4096.
     pub fn default_context(&self) -> usize {
-        self.config().shape.max_position_embeddings.min(4096)
+        default_context(&self.config().shape)
     }
 
     /// Allocates a KV cache and activations for `context` positions.
@@ -243,12 +258,12 @@ impl<B: KernelBackend> Model<B> {
 
     /// Type of the weights on the device.
     pub fn dtype(&self) -> DType {
-        self.inner.dtype
+        self.inner.settings.dtype
     }
 
     /// Type of the KV cache.
     pub fn kv_dtype(&self) -> DType {
-        self.inner.kv_dtype
+        self.inner.settings.kv_dtype
     }
 
     /// Type of the activations between the residual stream's: what the backend likes best beside these weights.
@@ -264,12 +279,16 @@ impl<B: KernelBackend> Model<B> {
 
     /// Prompt tokens that are processed together.
     pub fn prefill_chunk(&self) -> usize {
-        self.inner.prefill_chunk
+        self.inner.settings.prefill_chunk
     }
 
     /// What loading took.
     pub fn load_report(&self) -> LoadReport {
         self.inner.report
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.inner.settings
     }
 
     pub(crate) fn tensors(&self) -> &Tensors<B::Tensor> {
@@ -294,9 +313,6 @@ struct Loader<'o> {
 
 impl<'o> Loader<'o> {
     fn new(config: &'o Config, dtype: DType, options: &'o LoadOptions) -> Result<Self> {
-        if !dtype.is_float() {
-            return Err(Error::Argument { name: "dtype", reason: format!("weights cannot be {dtype}") });
-        }
         let element = dtype.bytes(1).unwrap_or(0) as u64;
         let total = config.shape.parameters().saturating_mul(element);
         Ok(Self { config, options, total, done: AtomicU64::new(0), start: Instant::now() })

@@ -105,8 +105,8 @@ impl KernelBackend for Backend {
     fn prefill_chunk(&self) -> usize {
         inner!(self, b => b.prefill_chunk())
     }
-    fn prepare(&self, weights: DType) -> Result<()> {
-        inner!(self, b => b.prepare(weights))
+    fn prepare(&self, workload: &Workload) -> Result<()> {
+        inner!(self, b => b.prepare(workload))
     }
     fn counters(&self) -> Counters {
         inner!(self, b => b.counters())
