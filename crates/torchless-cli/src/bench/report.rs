@@ -142,7 +142,7 @@ impl Prompt {
     fn row(&self) -> String {
         let first = self.first_token.map_or_else(|| "-".into(), |s| format!("{:.3}", s * 1e3));
         format!(
-            "{:>8} {:>10.1} {:>10.2} {:>10.3} {:>10} {first:>14} {:>8}\n",
+            "{:>8} {:>10.1} {:>10.3} {:>10.3} {:>10} {first:>14} {:>8}\n",
             self.tokens,
             self.tokens_per_second,
             self.flops_per_token / 1e9,
