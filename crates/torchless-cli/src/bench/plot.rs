@@ -70,7 +70,7 @@ fn panels(report: &Report) -> [Panel; 2] {
             axis: "prompt length in tokens",
             bars: report.prompt.iter().map(prompt).collect(),
             limit: report.product_peak.map(|peak| {
-                format!("limit: peak of products, {} TFLOP/s, over operations per token", number(peak / 1e12))
+                format!("limit: product peak {} TFLOP/s / operations per token", number(peak / 1e12))
             }),
         },
         Panel {
@@ -79,7 +79,7 @@ fn panels(report: &Report) -> [Panel; 2] {
             axis: "tokens in the KV cache",
             bars: report.decode.iter().map(decode).collect(),
             limit: report.read_bandwidth.map(|bandwidth| {
-                format!("limit: read bandwidth, {:.1} GB/s, over bytes per token", bandwidth / 1e9)
+                format!("limit: read bandwidth {} GB/s / bytes per token", number(bandwidth / 1e9))
             }),
         },
     ]
@@ -198,9 +198,7 @@ mod tests {
         // A line in each panel, and one beside each legend.
         assert_eq!(limits(&report), 4);
         let drawing = svg(&report);
-        assert!(
-            drawing.contains("1.00 TFLOP/s, over operations") && drawing.contains("20.0 GB/s, over bytes")
-        );
+        assert!(drawing.contains("1.00 TFLOP/s / operations") && drawing.contains("20.0 GB/s / bytes"));
         report.decode.clear();
         assert_eq!(limits(&report), 2);
     }
