@@ -76,7 +76,7 @@ fn product<W: Element>(
         return;
     }
     let (blocks, panel) = dispatch(Plan(m));
-    let depth = (PACKED / m).next_multiple_of(DEPTH).min(k);
+    let depth = (PACKED / m).max(1).next_multiple_of(DEPTH).min(k);
     let width = n.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(panel).min(TILE);
     with_scratch(blocks.len(depth), |packed| {
         for from in (0..k).step_by(depth) {

@@ -73,3 +73,8 @@ fn products_f16() {
 fn products_bf16() {
     at_every_level(check_products::<bf16>);
 }
+
+#[test]
+fn more_rows_than_values_are_packed_at_a_time() {
+    check_product::<f32>(matmul, false, ((1 << 20) + 1, 1, 2), 0);
+}
