@@ -19,6 +19,7 @@ fn backend(with: impl Fn(CudaBackendBuilder) -> CudaBackendBuilder) -> Result<Cu
 mod plain {
     use super::*;
     conformance::suite!(backend(|b| b).unwrap(), ignore = "needs an NVIDIA GPU");
+    conformance::huge_suite!(backend(|b| b).unwrap());
 }
 
 mod poison {
@@ -30,6 +31,7 @@ mod poison {
 mod without_blas {
     use super::*;
     conformance::suite!(backend(|b| b.blas(false)).unwrap(), ignore = "needs an NVIDIA GPU");
+    conformance::huge_suite!(backend(|b| b.blas(false)).unwrap());
 }
 
 /// As on the oldest card.
@@ -39,6 +41,7 @@ mod portable {
         backend(|b| b.kernel_target((5, 0)).blas(false)).unwrap(),
         ignore = "needs an NVIDIA GPU"
     );
+    conformance::huge_suite!(backend(|b| b.kernel_target((5, 0)).blas(false)).unwrap());
 }
 
 #[cfg(feature = "nvrtc")]
@@ -66,11 +69,6 @@ mod quick_80 {
     );
 }
 
-mod large {
-    use super::*;
-    conformance::huge_suite!(backend(|b| b).unwrap());
-}
-
 /// On a newer card: what an older one runs.
 mod compute_80 {
     use super::*;
@@ -78,6 +76,7 @@ mod compute_80 {
         backend(|b| b.kernel_target((8, 0)).blas(false)).unwrap(),
         ignore = "needs an NVIDIA GPU"
     );
+    conformance::huge_suite!(backend(|b| b.kernel_target((8, 0)).blas(false)).unwrap());
 }
 
 /// What a sanitizer sees of `quick` and `quick_80`: all but the probe of the bandwidth, which reads gigabytes.

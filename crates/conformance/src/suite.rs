@@ -65,7 +65,8 @@ macro_rules! suite {
 macro_rules! huge_suite {
     ($backend:expr) => {
         $crate::huge_suite!(@each $backend;
-            add huge_add, append_rows huge_append_rows, embed huge_embed, silu huge_silu);
+            add huge_add, append_rows huge_append_rows, apply_rope huge_apply_rope, embed huge_embed,
+            matmul huge_matmul, mul huge_mul, rmsnorm huge_rmsnorm, silu huge_silu, softmax huge_softmax);
     };
     (@each $backend:expr; $($op:ident $name:ident),*) => {
         $($crate::huge_suite!(@one $backend; $op $name);)*

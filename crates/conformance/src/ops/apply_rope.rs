@@ -6,7 +6,7 @@ use backend_api::{At, DType, KernelBackend, Op};
 use crate::case::{Case, IoCase, Run, Types};
 use crate::host::Host;
 use crate::tolerance::{Judge, Want};
-use crate::{Failure, Group, Report, shapes};
+use crate::{Failure, Group, Report, ops::huge, shapes};
 
 /// One row at `position`, of heads of `2 · cos.cols` elements; NaN if the tables do not reach that far.
 pub fn row(x: &[f64], cos: &Host, sin: &Host, position: usize) -> Vec<Want> {
@@ -54,6 +54,10 @@ pub(crate) fn scattered(seed: u64, rows: usize, len: usize) -> Positions {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "apply_rope", group);
+    if group == Group::Huge {
+        huge::apply_rope(&mut run)?;
+        return Ok(run.report());
+    }
     // Rows, positions of the tables.
     let (quick, full) = (&[(0, 4), (1, 1), (5, 9)], &[(1, 700), (33, 40), (130, 131), (3, 0)]);
     for (types, (rows, len)) in run.grid(quick, full) {

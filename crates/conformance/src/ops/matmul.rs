@@ -6,7 +6,7 @@ use backend_api::{DType, KernelBackend, Op};
 use crate::case::{Case, Place, Run, Slot, Types, check_tensor};
 use crate::host::Host;
 use crate::tolerance::{Judge, Want};
-use crate::{Failure, Group, Report};
+use crate::{Failure, Group, Report, ops::huge};
 
 /// `Σ a·b` and `Σ |a·b|`.
 pub fn dot(a: &[f64], b: &[f64]) -> (f64, f64) {
@@ -34,6 +34,10 @@ pub fn reference(x: &Host, w: &Host, old: Option<&Host>) -> Vec<Want> {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "matmul", group).issued(|w, t| Types { x: t, w, out: DType::F32 });
+    if group == Group::Huge {
+        huge::matmul(&mut run)?;
+        return Ok(run.report());
+    }
     // m, k, n.
     let quick =
         [(0, 5, 3), (1, 1, 1), (1, 257, 33), (2, 0, 3), (3, 33, 0), (5, 31, 17), (9, 64, 40), (33, 129, 7)];

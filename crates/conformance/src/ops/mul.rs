@@ -5,7 +5,7 @@ use backend_api::{KernelBackend, Op};
 
 use crate::case::{Case, IoCase, Run, Types};
 use crate::host::Host;
-use crate::ops::add::specials;
+use crate::ops::{add::specials, huge};
 use crate::tolerance::{Judge, U, Want};
 use crate::{Failure, Group, Report, shapes};
 
@@ -20,6 +20,10 @@ pub fn reference(x: &Host, y: &Host) -> Vec<Want> {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "mul", group);
+    if group == Group::Huge {
+        huge::mul(&mut run)?;
+        return Ok(run.report());
+    }
     for (types, shape) in run.grid(shapes::QUICK, shapes::FULL) {
         let case = Case::new(types, format_args!("{} x {}", shape.0, shape.1));
         let x = Host::random(case.seed, shape, types.x, 2.0);

@@ -6,7 +6,7 @@ use backend_api::{DType, KernelBackend, Op};
 use crate::case::{Case, IoCase, Run, Types};
 use crate::host::{Host, largest};
 use crate::tolerance::{Judge, U, Want, gamma};
-use crate::{Failure, Group, Report, shapes};
+use crate::{Failure, Group, Report, ops::huge, shapes};
 
 /// `x · weight / √(mean(x²) + eps)` of one row.
 pub fn row(x: &[f64], weight: &[f64], eps: f32) -> Vec<Want> {
@@ -29,6 +29,10 @@ pub fn reference(x: &Host, weight: &Host, eps: f32) -> Vec<Want> {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "rmsnorm", group).issued(|w, t| Types { x: DType::F32, w, out: t });
+    if group == Group::Huge {
+        huge::rmsnorm(&mut run)?;
+        return Ok(run.report());
+    }
     for (types, shape) in run.grid(shapes::QUICK, shapes::FULL) {
         let every: &[f32] = if group == Group::Full { &[1e-5, 0.5, 0.0] } else { &[0.5] };
         for eps in every.iter().copied() {

@@ -6,7 +6,7 @@ use backend_api::{KernelBackend, Op};
 use crate::case::{Case, IoCase, Run, Types};
 use crate::host::{Host, largest};
 use crate::tolerance::{Judge, U, Want, exp, gamma};
-use crate::{Failure, Group, Report, shapes};
+use crate::{Failure, Group, Report, ops::huge, shapes};
 
 /// `exp(x − max x) / Σ exp(x − max x)` of one row; NaN for −∞ alone and for a row with a NaN or +∞.
 pub fn row(x: &[f64]) -> Vec<Want> {
@@ -41,6 +41,10 @@ pub fn reference(x: &Host) -> Vec<Want> {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "softmax", group);
+    if group == Group::Huge {
+        huge::softmax(&mut run)?;
+        return Ok(run.report());
+    }
     for (types, shape) in run.grid(shapes::QUICK, shapes::FULL) {
         let case = Case::new(types, format_args!("{} x {}", shape.0, shape.1));
         check(&mut run, &case, types, &Host::random(case.seed, shape, types.x, 6.0))?;
