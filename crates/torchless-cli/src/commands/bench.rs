@@ -195,7 +195,8 @@ fn about(model: &Model<Backend>, name: String, needs: Needs, plan: &Plan) -> Rep
         machine: info.name,
         threads,
         features: info.features,
-        product_library: library(backend.product_library()),
+        // A row at a time needs none, and opening it takes memory.
+        product_library: (model.prefill_chunk() > 1).then(|| library(backend.product_library())).flatten(),
         model: name,
         parameters: model.config().shape.parameters(),
         dtype: model.dtype().name(),
