@@ -1,7 +1,9 @@
 //! The backend: one device, one stream, its memory and its kernels.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use backend_api::ops::*;
 use backend_api::{
@@ -215,10 +217,19 @@ impl KernelBackend for CudaBackend {
     fn prefill_chunk(&self) -> usize {
         2048
     }
-    /// Loads the kernels for these types and heads on several threads. Others are loaded when they first run.
+    /// Loads the kernels for these types and heads on several threads, and opens cuBLAS beside them. Other kernels are loaded
+    /// when they first run.
     fn prepare(&self, workload: &Workload) -> Result<()> {
-        let keys = functions::of_model(workload, self.inner.device.capability);
-        self.inner.functions.preload(&self.inner.device, &keys)
+        let Inner { device, functions, blas, pool, .. } = &*self.inner;
+        let keys = functions::of_model(workload, device.capability);
+        thread::scope(|scope| {
+            let library =
+                forecast::calls_library(workload).then(|| scope.spawn(|| blas.workspace(device, pool)));
+            let loaded = functions.preload(device, &keys);
+            // Without it there are kernels of our own.
+            let _ = library.map(|library| library.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            loaded
+        })
     }
     fn counters(&self) -> Counters {
         let i = &self.inner;

@@ -33,8 +33,7 @@ const MOST_PROMPT_HEAD: usize = 256;
 impl Card {
     pub(crate) fn of(b: &CudaBackend, workload: &Workload) -> Self {
         let (inner, device) = (&*b.inner, &b.inner.device);
-        let calls = workload.rows >= MANY && workload.activations == workload.weights;
-        let library = calls.then(|| inner.blas.workspace(device, &inner.pool)).flatten();
+        let library = calls_library(workload).then(|| inner.blas.workspace(device, &inner.pool)).flatten();
         let (multiprocessors, shared_memory) = (device.multiprocessors, device.shared_memory);
         Self { capability: device.capability, multiprocessors, shared_memory, library }
     }
@@ -44,6 +43,11 @@ impl Card {
         let bytes = self.shared_memory.saturating_sub(1 << 10).min(96 << 10) as usize;
         bytes / dtype.bytes(1).unwrap_or(4).max(1)
     }
+}
+
+/// Whether the decoder calls the library for products where there is one.
+pub(crate) fn calls_library(w: &Workload) -> bool {
+    w.rows >= MANY && w.activations == w.weights
 }
 
 /// Bytes of each block of memory that the backend keeps beside tensors while such a decoder runs.
