@@ -8,6 +8,7 @@ mod loading;
 mod maps;
 mod models;
 mod planned;
+mod steps;
 mod two_gpus;
 
 use std::sync::Arc;

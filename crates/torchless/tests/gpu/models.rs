@@ -95,11 +95,11 @@ fn mistral(backend: CudaBackend, n_layers: usize) -> Model<CudaBackend> {
     Model::random(&Arc::new(backend), Config::from_shape(shape), 1, &LoadOptions::default()).unwrap()
 }
 
-fn ids(tokens: usize) -> Vec<u32> {
+pub(crate) fn ids(tokens: usize) -> Vec<u32> {
     (0..tokens as u32).map(|i| i.wrapping_mul(7919) % 32_000).collect()
 }
 
-fn generate(tokens: usize) -> GenerateOptions {
+pub(crate) fn generate(tokens: usize) -> GenerateOptions {
     GenerateOptions { max_tokens: tokens, ignore_eos: true, ..GenerateOptions::default() }
 }
 
