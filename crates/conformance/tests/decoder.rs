@@ -100,6 +100,17 @@ fn logits_are_of_order_one_and_attention_looks_back() {
 }
 
 #[test]
+fn logits_may_start_anywhere() {
+    let model =
+        ReferenceModel::random(ReferenceConfig { sliding_window: Some(4), ..ReferenceConfig::tiny() }, 6);
+    let ids = [3, 1, 4, 1, 5, 9, 2, 6];
+    let all = model.logits(&ids);
+    for first in [0, 1, 7, 8] {
+        assert_eq!(model.logits_from(&ids, first), all[first..], "{first}");
+    }
+}
+
+#[test]
 fn long_contexts_take_seconds() {
     let model = ReferenceModel::random(ReferenceConfig::tiny(), 3);
     let ids: Vec<u32> = (0..4096).map(|i| i * 7 % 61).collect();

@@ -23,14 +23,15 @@ fn load(reference: &ReferenceModel, folder: Folder<'_>, options: &LoadOptions) -
 fn run(stored: Stored<'_>, settings: Settings, ids: &[u32]) -> Result<[Logits; 3], String> {
     let path = tempfile::tempdir().unwrap();
     stored.write(path.path()).unwrap();
-    let Settings { dtype, cache, chunk, context } = settings;
+    let Settings { dtype, cache, chunk, context, first } = settings;
     let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(cache), Some(chunk));
     let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
     let model = Model::load(&Arc::new(CpuBackend::new()), path.path(), &options).unwrap();
-    let all: Vec<usize> = (0..ids.len()).collect();
+    let all: Vec<usize> = (first..ids.len()).collect();
     let batch = |wanted: &[usize]| model.session(context).unwrap().logits(ids, wanted).unwrap();
     let mut session = model.session(context).unwrap();
-    let single = ids.iter().map(|id| session.step_logits(*id).unwrap()).collect();
+    session.logits(&ids[..first], &[]).unwrap();
+    let single = ids[first..].iter().map(|id| session.step_logits(*id).unwrap()).collect();
     Ok([batch(&all), single, batch(&some(ids.len()))])
 }
 

@@ -40,13 +40,15 @@ pub struct Settings {
     pub chunk: usize,
     /// Positions of the cache.
     pub context: usize,
+    /// The first position whose logits are asked for.
+    pub first: usize,
 }
 
-/// Logits of every position.
+/// Logits of every position from [`Settings::first`] on.
 pub type Logits = Vec<Vec<f32>>;
 
-/// Runs a model: the logits after each id, the ids fed in chunks, and again fed one by one; and those of [`some`] positions,
-/// the ids fed in chunks of which nothing else is asked.
+/// Runs a model: the logits after each id from the first that is asked for on, the ids fed in chunks, and again those fed one by
+/// one; and the logits of [`some`] positions, the ids fed in chunks of which nothing else is asked.
 pub type Runner<'r> = &'r dyn Fn(Stored<'_>, Settings, &[u32]) -> Result<[Logits; 3], String>;
 
 /// A few of so many positions, the last among them.
@@ -59,6 +61,8 @@ struct Plan<'a> {
     config: ReferenceConfig,
     types: &'a [(DType, DType)],
     positions: usize,
+    /// See [`Settings::first`].
+    first: usize,
     chunk: usize,
     folder: Folder<'a>,
     /// What the bound is multiplied by where a model is more sensitive than most.
@@ -72,7 +76,8 @@ const SAME: [(DType, DType); 3] =
 impl Plan<'_> {
     /// In every type, 130 positions in chunks of 100.
     fn of(config: ReferenceConfig) -> Self {
-        Plan { config, types: &SAME, positions: 130, chunk: 100, folder: Folder::default(), sensitivity: 1.0 }
+        let folder = Folder::default();
+        Plan { config, types: &SAME, positions: 130, first: 0, chunk: 100, folder, sensitivity: 1.0 }
     }
 
     fn compare(&self, run: Runner<'_>) -> Result<(), String> {
@@ -81,11 +86,12 @@ impl Plan<'_> {
         let ids: Vec<u32> = (0..self.positions as u32).map(|i| i.wrapping_mul(i + 7) % vocab).collect();
         for (dtype, cache) in self.types.iter().copied() {
             let model = reference.rounded(dtype);
-            let all = model.logits(&ids);
-            let of_some: Vec<f64> =
-                some(ids.len()).iter().filter_map(|p| all.get(*p)).flatten().copied().collect();
+            let Self { positions: context, first, chunk, .. } = *self;
+            let all = model.logits_from(&ids, first);
+            let at = |p: usize| all.get(p.checked_sub(first)?);
+            let of_some: Vec<f64> = some(ids.len()).into_iter().filter_map(at).flatten().copied().collect();
             let all: Vec<f64> = all.into_iter().flatten().collect();
-            let settings = Settings { dtype, cache, chunk: self.chunk, context: self.positions };
+            let settings = Settings { dtype, cache, chunk, context, first };
             let stored = Stored { model: &model, folder: Folder { dtype, ..self.folder } };
             let what = format!("{dtype}, cache {cache}, {:?}", self.config);
             let got = run(stored, settings, &ids).map_err(|e| format!("{what}: {e}"))?;
@@ -246,6 +252,18 @@ pub fn long_positions(run: Runner<'_>) -> Result<(), String> {
     Plan { positions: 4096, ..Plan::of(config) }.compare(run)
 }
 
+/// The last of 32 768 positions, as many as attention on tensor cores takes together, in every type.
+///
+/// # Errors
+/// The first comparison that fails.
+pub fn longest_context(run: Runner<'_>) -> Result<(), String> {
+    let heads = ReferenceConfig { n_heads: 2, n_kv_heads: 1, head_dim: 128, ..ReferenceConfig::tiny() };
+    let positions = 32_768;
+    let config =
+        ReferenceConfig { n_layers: 1, hidden_size: 64, max_position_embeddings: positions, ..heads };
+    Plan { positions, first: positions - 40, chunk: 2048, ..Plan::of(config) }.compare(run)
+}
+
 /// Tests that hold whoever runs whole models to [`cases`](crate::decoder::cases): a `#[test]` for each. The expression is a
 /// [`Runner`](crate::decoder::cases::Runner).
 #[macro_export]
@@ -255,7 +273,7 @@ macro_rules! decoder_suite {
     (@each $attributes:tt $run:expr) => {
         $crate::decoder_suite!(@all $attributes $run;
             plain sliding_window tied_embeddings heads_of_every_kind very_long_heads odd_sizes rotary_scaling shards
-            caches_of_other_types long_positions);
+            caches_of_other_types long_positions longest_context);
     };
     (@all $attributes:tt $run:expr; $($name:ident)*) => {
         $($crate::decoder_suite!(@one $attributes $run, $name);)*

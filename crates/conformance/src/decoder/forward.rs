@@ -43,8 +43,16 @@ impl ReferenceModel {
     /// Logits after every id, the ids standing at positions 0, 1, …; ids outside the vocabulary have a state of
     /// zeros.
     pub fn logits(&self, ids: &[u32]) -> Vec<Vec<f64>> {
+        self.logits_from(ids, 0)
+    }
+
+    /// The same from position `first` on. Of the last layer, earlier positions have keys and values alone: with one layer, the
+    /// longest context takes seconds.
+    pub fn logits_from(&self, ids: &[u32], first: usize) -> Vec<Vec<f64>> {
         let mut caches: Vec<Cache> = (0..self.config.n_layers).map(|_| Cache::default()).collect();
-        ids.iter().enumerate().map(|(position, id)| self.advance(&mut caches, position, *id)).collect()
+        let positions = ids.iter().enumerate();
+        let logits = positions.map(|(at, id)| self.advance(&mut caches, at, *id, at >= first));
+        logits.skip(first).collect()
     }
 
     /// The ids followed by `count` ids, each the one of the largest logit, the lowest of equals.
@@ -53,7 +61,7 @@ impl ReferenceModel {
         let mut all = ids.to_vec();
         let mut position = 0;
         while position < all.len() && all.len() < ids.len() + count {
-            let logits = self.advance(&mut caches, position, all[position]);
+            let logits = self.advance(&mut caches, position, all[position], true);
             position += 1;
             if position == all.len() {
                 all.push(crate::ops::argmax::row(&logits));
@@ -62,7 +70,8 @@ impl ReferenceModel {
         all
     }
 
-    fn advance(&self, caches: &mut [Cache], position: usize, id: u32) -> Vec<f64> {
+    /// Logits of a position if they are `wanted`.
+    fn advance(&self, caches: &mut [Cache], position: usize, id: u32, wanted: bool) -> Vec<f64> {
         let (config, empty) = (&self.config, Weight { shape: Vec::new(), data: Vec::new() });
         let global = |name: &str| self.weight(name).unwrap_or(&empty);
         let (embedding, hidden) = (global("model.embed_tokens.weight"), config.hidden_size);
@@ -79,6 +88,9 @@ impl ReferenceModel {
             rotate(&mut k, &angles);
             cache.k.push(k);
             cache.v.push(project(of_layer("self_attn.v_proj"), &h));
+            if !wanted && layer + 1 == config.n_layers {
+                return Vec::new();
+            }
             let attended = self.attend(&q, cache);
             add(&mut x, &project(of_layer("self_attn.o_proj"), &attended));
 
