@@ -106,6 +106,22 @@ impl Settings {
     }
 }
 
+/// What `read` gives, while another thread gets the backend ready.
+fn while_preparing<B: KernelBackend, T>(
+    backend: &B,
+    settings: Settings,
+    shape: &ModelShape,
+    read: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let workload = settings.workload(backend, shape, default_context(shape));
+    thread::scope(|scope| {
+        let prepared = scope.spawn(|| backend.prepare(&workload));
+        let read = read()?;
+        prepared.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok(read)
+    })
+}
+
 fn default_context(shape: &ModelShape) -> usize {
     shape.max_position_embeddings.min(4096)
 }
@@ -164,13 +180,17 @@ impl<B: KernelBackend> Model<B> {
         let settings = Settings::new(&**backend, options.dtype.unwrap_or(DType::BF16), options)?;
         let (dtype, counter) = (settings.dtype, AtomicU64::new(seed));
         let loader = Loader::new(&config, dtype, options)?;
-        let tensors = loader.tensors(|shape, _| {
-            let mut tensor = backend.alloc(shape, dtype)?;
-            let fan_in = if shape.len() == 1 { 3 } else { shape[1].max(1) };
-            backend.fill_random(&mut tensor, counter.fetch_add(1, Relaxed), (3.0 / fan_in as f32).sqrt())?;
-            loader.advance(tensor_bytes(shape, dtype)?)?;
-            Ok(tensor)
-        })?;
+        let make = || {
+            loader.tensors(|shape, _| {
+                let mut tensor = backend.alloc(shape, dtype)?;
+                let fan_in = if shape.len() == 1 { 3 } else { shape[1].max(1) };
+                let seed = counter.fetch_add(1, Relaxed);
+                backend.fill_random(&mut tensor, seed, (3.0 / fan_in as f32).sqrt())?;
+                loader.advance(tensor_bytes(shape, dtype)?)?;
+                Ok(tensor)
+            })
+        };
+        let tensors = while_preparing(&**backend, settings, &config.shape, make)?;
         backend.synchronize()?;
         let report = loader.report();
         Ok(Self::assemble(backend, config, None, tensors, settings, report))
@@ -203,13 +223,7 @@ impl<B: KernelBackend> Model<B> {
                 })
             })
         };
-        let workload = settings.workload(&**backend, &config.shape, default_context(&config.shape));
-        let tensors = thread::scope(|scope| {
-            let prepared = scope.spawn(|| backend.prepare(&workload));
-            let tensors = read()?;
-            prepared.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-            Ok::<_, Error>(tensors)
-        })?;
+        let tensors = while_preparing(&**backend, settings, &config.shape, read)?;
         backend.synchronize()?;
         let report = loader.report();
         tracing::info!(bytes = report.bytes, seconds = report.seconds, "weights loaded");
