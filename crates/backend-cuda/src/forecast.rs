@@ -18,7 +18,7 @@ pub(crate) struct Card {
     /// What kernels are chosen for.
     pub(crate) capability: (u32, u32),
     pub(crate) multiprocessors: u32,
-    /// Bytes of shared memory that a block can have.
+    /// Bytes of shared memory that a launch can give a block.
     pub(crate) shared_memory: u32,
     /// Bytes that the library for products works in, where there is one and the decoder calls it.
     pub(crate) library: Option<u64>,
@@ -40,7 +40,7 @@ impl Card {
 
     /// Elements of a row of this type that a block can keep in shared memory.
     fn longest_row(&self, dtype: DType) -> usize {
-        let bytes = self.shared_memory.saturating_sub(1 << 10).min(96 << 10) as usize;
+        let bytes = self.shared_memory.min(96 << 10) as usize;
         bytes / dtype.bytes(1).unwrap_or(4).max(1)
     }
 }
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     const H200: Card =
-        Card { capability: (9, 0), multiprocessors: 132, shared_memory: 227 << 10, library: Some(32 << 20) };
+        Card { capability: (9, 0), multiprocessors: 132, shared_memory: 226 << 10, library: Some(32 << 20) };
 
     fn mistral(dtype: DType) -> Workload {
         Workload {

@@ -18,7 +18,7 @@ fn share(b: &B, x: &Mat<'_, T>, norm: &Mat<'_, T>, w: &Mat<'_, T>) -> Option<u32
     let typed = dtype(x) == DType::F32 && dtype(norm) == dtype(w);
     let even = k > 0 && k.is_multiple_of(8) && [x, norm, w].into_iter().all(aligned);
     let shared = DType::F32.bytes(k)? as u64;
-    let fits = shared <= u64::from(b.inner.device.shared_memory.saturating_sub(1 << 10).min(96 << 10));
+    let fits = shared <= u64::from(b.inner.device.shared_memory.min(96 << 10));
     let one = x.n_rows() == 1 && typed && even && fits;
     one.then(|| matmul_vec::share_of_norm(dtype(w).bytes(k).unwrap_or(0) as u64))
 }

@@ -12,6 +12,9 @@ pub use crate::device::DriverError;
 use crate::device::{Device, driver};
 use crate::tensor_map::TensorMap;
 
+/// Bytes of shared memory that a kernel may have of its own beside what a launch gives it: the card's limit is for both.
+pub const OWN_SHARED: u32 = 1 << 10;
+
 /// An element type as `.cu` files spell it.
 pub trait Element {
     /// Its name there.

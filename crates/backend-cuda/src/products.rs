@@ -42,8 +42,7 @@ fn types(op: &Matmul<'_, CudaTensor>) -> Result<Types> {
 /// Warps that share a row, and blocks, if the kernel that streams weights past one vector takes the product.
 fn vector(b: &CudaBackend, op: &Matmul<'_, CudaTensor>, (scalar, weight, _): Types) -> Option<(u32, u32)> {
     let k = op.x.n_cols();
-    let fits =
-        scalar.bytes(k)? <= b.inner.device.shared_memory.saturating_sub(1 << 10).min(96 << 10) as usize;
+    let fits = scalar.bytes(k)? <= b.inner.device.shared_memory.min(96 << 10) as usize;
     let even = k.is_multiple_of(8) && aligned(&op.x) && aligned(&op.w);
     if op.x.n_rows() != 1 || op.layout != WeightLayout::OutIn || !fits || !even {
         return None;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use backend_api::DType;
 use backend_cuda::kernels::{archive, signatures};
-use backend_cuda::launch::Signature;
+use backend_cuda::launch::{OWN_SHARED, Signature};
 use sha2::Digest;
 
 fn here() -> PathBuf {
@@ -96,6 +96,27 @@ fn every_variant_unpacks_to_the_file_that_the_manifest_names() {
     assert_eq!(listed, declared);
     let embedded = archive::names().filter(|name| name.ends_with(".ptx")).count();
     assert_eq!(embedded, declared.len());
+}
+
+/// What a launch gives a block and what its kernel has of its own share the card's limit.
+#[test]
+fn kernels_that_are_given_shared_memory_have_little_of_their_own() {
+    let manifest = std::fs::read_to_string(here().join("ptx/MANIFEST")).unwrap();
+    let mut given = false;
+    let mut seen = 0;
+    for line in manifest.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [name, "inputs", ..] => {
+                given = signatures().iter().any(|s| s.shared > 0 && name.split('.').next() == Some(s.name));
+            }
+            [architecture, "registers", _, "shared", own, ..] if given => {
+                assert!(own.parse::<u32>().unwrap() <= OWN_SHARED, "{line}");
+                seen += usize::from(architecture == "sm_90");
+            }
+            _ => {}
+        }
+    }
+    assert!(seen > 10, "{seen}");
 }
 
 /// A kernel for tensor cores is named after the one that does the same everywhere.

@@ -26,6 +26,7 @@ pub(crate) use self::module::{Function, Kernel};
 pub(crate) use self::probe::count;
 use self::staging::Staging;
 pub(crate) use self::staging::{PIECE, Reading};
+use crate::launch::OWN_SHARED;
 
 /// A card, opened. Its primary context is shared with whatever else this process does on the card.
 pub(crate) struct Device {
@@ -38,7 +39,7 @@ pub(crate) struct Device {
     /// CUDA version of the driver: 12 000 + 10 · minor ….
     pub(crate) version: i32,
     pub(crate) multiprocessors: u32,
-    /// Bytes of shared memory that a block can have.
+    /// Bytes of shared memory that a launch can give a block, beside its kernel's [`OWN_SHARED`].
     pub(crate) shared_memory: u32,
     /// Whether a launch can have all its blocks run at once.
     pub(crate) cooperates: bool,
@@ -101,7 +102,8 @@ impl Device {
             multiprocessors: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
                 .map_err(failed)?,
             shared_memory: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
-                .map_err(failed)?,
+                .map_err(failed)?
+                .saturating_sub(OWN_SHARED),
             cooperates: attribute(handle, At::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH).map_err(failed)? > 0,
             clock: Clock::default(),
             handle,
