@@ -520,11 +520,11 @@ attend(Keys& keys, Find find, const Span& span, const Lanes& lanes, const f32 (&
     };
     auto load_both = [&](u64 j) { load(key, span.k, span.k_stride, j), load(value, span.v, span.v_stride, j); };
     if (keys.end - keys.first <= step) release_next();
-    load_both(keys.first + lanes.group);
+    load_both((u64)keys.first + lanes.group);
     Keys sure = find();
-    if (sure != keys) keys = sure, load_both(keys.first + lanes.group);
+    if (sure != keys) keys = sure, load_both((u64)keys.first + lanes.group);
     keys = sure;
-    u64 j = keys.first + lanes.group;
+    u64 j = (u64)keys.first + lanes.group;
     // All groups go round equally often, because lanes of a warp meet in shuffles.
     for (u64 base = keys.first; base < keys.end; base += step, j += step) {
         f32 scores[KEYS], top = max;
