@@ -213,17 +213,23 @@ pub(crate) fn open<T, E: fmt::Display>(
         let name = places.by_name.then(|| PathBuf::from(&file));
         let files = places.directories.iter().map(|directory| directory.join(&file));
         for path in name.into_iter().chain(files.filter(|path| path.is_file())) {
-            let made = load(&path).map_err(|e| e.to_string()).and_then(|library| {
-                let made = of(&library).map_err(|e| e.to_string())?;
-                Ok((made, library))
-            });
-            match made {
-                Ok((made, library)) => {
+            let mut complain = |error: String| broken.push(format!("{}: {error}", path.display()));
+            let library = match load(&path) {
+                Ok(library) => library,
+                // That the loader knows no such name says nothing of a file.
+                Err(error) => {
+                    if path.is_absolute() {
+                        complain(error.to_string());
+                    }
+                    continue;
+                }
+            };
+            match of(&library) {
+                Ok(made) => {
                     std::mem::forget(library);
                     return Ok((made, path));
                 }
-                Err(error) if path.is_absolute() => broken.push(format!("{}: {error}", path.display())),
-                Err(_) => {}
+                Err(error) => complain(error.to_string()),
             }
         }
     }

@@ -34,12 +34,14 @@ const MOST_PLANS: usize = 4096;
 pub(crate) struct Blas {
     is_wanted: bool,
     opened: OnceLock<Result<Handle, Missing>>,
+    /// Held by the thread that opens it.
+    opening: Mutex<()>,
 }
 
 impl Blas {
     /// One that has opened nothing yet, and never will unless `is_wanted`.
     pub(crate) fn new(is_wanted: bool) -> Self {
-        Self { is_wanted, opened: OnceLock::new() }
+        Self { is_wanted, opened: OnceLock::new(), opening: Mutex::default() }
     }
 
     /// The library. What is opened during a capture would end it, so that then there is none if it was not there before.
@@ -47,10 +49,20 @@ impl Blas {
         if !self.is_wanted {
             return Err(Absent::Unwanted);
         }
-        if self.opened.get().is_none() && graph::is_capturing(device) {
+        let known = || self.opened.get().map(|opened| opened.as_ref().map_err(Absent::Missing));
+        if let Some(known) = known() {
+            return known;
+        }
+        if graph::is_capturing(device) {
             return Err(Absent::Captured);
         }
-        self.opened.get_or_init(|| Handle::new(device, pool)).as_ref().map_err(Absent::Missing)
+        let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known() {
+            return known;
+        }
+        // What lacks memory now may have it the next time.
+        let opened = Handle::new(device, pool).map_err(Absent::Failed)?;
+        self.opened.get_or_init(|| opened).as_ref().map_err(Absent::Missing)
     }
 
     /// Bytes that the library works in; none where there is no library. Opens it.
@@ -67,6 +79,8 @@ enum Absent<'a> {
     Captured,
     /// It was not found, or does not start.
     Missing(&'a Missing),
+    /// There is no memory for it, or no device any more.
+    Failed(Error),
 }
 
 impl From<Absent<'_>> for Error {
@@ -78,6 +92,7 @@ impl From<Absent<'_>> for Error {
             }
             Absent::Captured => Self::Captured { op: "opening cuBLAS" },
             Absent::Missing(missing) => missing.into(),
+            Absent::Failed(error) => error,
         }
     }
 }
@@ -135,10 +150,11 @@ unsafe impl Sync for Handle {}
 
 #[expect(unsafe_code, reason = "calls of the library")]
 impl Handle {
-    fn new(device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<Self, Missing> {
-        let failed = |e: Error| Missing { reason: format!("{e}; {WITHOUT}"), searched: Vec::new() };
-        device.bind().map_err(failed)?;
-        let workspace = pool.allocate(WORKSPACE).map_err(failed)?;
+    /// # Errors
+    /// Those of the device, which say nothing of the library.
+    fn new(device: &Arc<Device>, pool: &Pool<DeviceMemory>) -> Result<Result<Self, Missing>> {
+        device.bind()?;
+        let workspace = pool.allocate(WORKSPACE)?;
         let start = |library: &Library| -> Result<_, String> {
             let api = Api::of(library).map_err(|e| e.to_string())?;
             let mut handle = std::ptr::null_mut();
@@ -150,15 +166,14 @@ impl Handle {
             }
         };
         let places = libraries::places(Platform::HERE, &Here);
-        let ((api, handle), _) =
-            libraries::open("cublasLt", libraries::majors(device.version), &places, start)?;
-        Ok(Self {
+        let opened = libraries::open("cublasLt", libraries::majors(device.version), &places, start);
+        Ok(opened.map_err(Missing::from).map(|((api, handle), _)| Self {
             api,
             handle,
             workspace: Mutex::new(workspace),
             plans: Mutex::default(),
             device: device.clone(),
-        })
+        }))
     }
 
     /// Name and version of the library.
