@@ -141,33 +141,37 @@ fn missing(missing: &Missing) -> Error {
     Error::Unavailable { backend: "cuda".into(), cause: Cause::NoCompiler, reason, searched }
 }
 
-/// What NVRTC is asked for: machine code of the card where it can, so that no driver is too old for its PTX; otherwise PTX of the
-/// best architecture below. `variant` is the target of the embedded kernel, which may be of one architecture alone.
-fn arch(variant: &str, (major, minor): (u32, u32), supported: &[u32]) -> Option<String> {
-    let card = major * 10 + minor;
+/// What NVRTC is asked for: machine code of the card where it can and is to, so that no driver is too old for its PTX; otherwise PTX
+/// of the best architecture up to the target. `variant` is the target of the embedded kernel, which may be of one architecture alone.
+fn arch(variant: &str, target: (u32, u32), card: (u32, u32), supported: &[u32]) -> Option<String> {
+    let number = |(major, minor)| major * 10 + minor;
     let exact = if variant.ends_with('a') { "a" } else { "" };
-    if supported.contains(&card) {
-        return Some(format!("sm_{card}{exact}"));
+    if target == card && supported.contains(&number(card)) {
+        return Some(format!("sm_{}{exact}", number(card)));
     }
-    let below = supported.iter().filter(|t| **t < card).max()?;
-    exact.is_empty().then(|| format!("compute_{below}"))
+    let best = supported.iter().filter(|t| **t <= number(target)).max()?;
+    exact.is_empty().then(|| format!("compute_{best}"))
 }
 
-/// Compiles a kernel for the card.
+/// Compiles a kernel, chosen for `target`, for the card.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for types that the kernel is not written for, [`Error::Unavailable`] without NVRTC or where it
-/// does not know the card, [`Error::Backend`] with the log where it does not compile.
-pub(crate) fn compile(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> Result<Vec<u8>> {
-    let variant = archive::target(kernel, scalar, weight, capability)?;
+/// does not know the target, [`Error::Backend`] with the log where it does not compile.
+pub(crate) fn compile(
+    (kernel, scalar, weight): (&str, DType, DType),
+    target: (u32, u32),
+    card: (u32, u32),
+) -> Result<Vec<u8>> {
+    let variant = archive::target(kernel, scalar, weight, target)?;
     let nvrtc = nvrtc()?;
-    let arch = arch(variant, capability, &nvrtc.targets).ok_or_else(|| Error::Unavailable {
+    let arch = arch(variant, target, card, &nvrtc.targets).ok_or_else(|| Error::Unavailable {
         backend: "cuda".into(),
         cause: Cause::NoCompiler,
         reason: format!(
-            "the NVRTC that was found compiles for {:?} and not for compute capability {capability:?}; install another \
-             version of it, or use the embedded kernels",
-            nvrtc.targets
+            "the NVRTC that was found compiles for {:?} and not for compute capability {}.{}; install another version of it, or \
+             use the embedded kernels",
+            nvrtc.targets, target.0, target.1
         ),
         searched: Vec::new(),
     })?;
@@ -186,11 +190,21 @@ mod tests {
     #[test]
     fn the_card_itself_is_asked_for_where_it_is_known() {
         let known = [75, 80, 90, 100];
-        assert_eq!(arch("compute_50", (9, 0), &known).unwrap(), "sm_90");
-        assert_eq!(arch("compute_90a", (9, 0), &known).unwrap(), "sm_90a");
-        assert_eq!(arch("compute_50", (8, 6), &known).unwrap(), "compute_80");
-        assert_eq!(arch("compute_86a", (8, 6), &known), None);
-        assert_eq!(arch("compute_50", (5, 0), &known), None);
+        let own = |variant, card| arch(variant, card, card, &known);
+        assert_eq!(own("compute_50", (9, 0)).unwrap(), "sm_90");
+        assert_eq!(own("compute_90a", (9, 0)).unwrap(), "sm_90a");
+        assert_eq!(own("compute_50", (8, 6)).unwrap(), "compute_80");
+        assert_eq!(own("compute_86a", (8, 6)), None);
+        assert_eq!(own("compute_50", (5, 0)), None);
+    }
+
+    #[test]
+    fn what_a_card_runs_for_an_older_one_is_no_machine_code_of_that() {
+        let known = [75, 80, 90, 100];
+        assert_eq!(arch("compute_80", (8, 0), (9, 0), &known).unwrap(), "compute_80");
+        assert_eq!(arch("compute_50", (8, 6), (9, 0), &known).unwrap(), "compute_80");
+        assert_eq!(arch("compute_90a", (9, 0), (10, 0), &known), None);
+        assert_eq!(arch("compute_50", (5, 0), (9, 0), &known), None);
     }
 
     #[test]
