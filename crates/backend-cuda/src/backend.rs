@@ -24,6 +24,15 @@ use crate::{CudaTensor, bandwidth, forecast, fused, heads, ops, products};
 /// Outputs that blocks may share in one launch.
 pub(crate) const COUNTERS: usize = 1 << 14;
 
+/// Memory that an operation works in, until the next one does; at no address where it needs none.
+pub(crate) struct Scratch(Option<Arc<Block<DeviceMemory>>>);
+
+impl Scratch {
+    pub(crate) fn address(&self) -> u64 {
+        self.0.as_ref().map_or(0, |block| block.address())
+    }
+}
+
 /// Runs operations on an NVIDIA GPU. A clone is the same backend.
 #[derive(Clone)]
 pub struct CudaBackend {
@@ -147,15 +156,18 @@ impl CudaBackend {
 
     /// Memory for the intermediate values of one launch, kept for the next: the stream runs one after the other. What was
     /// given once stays, since a captured step may use it.
-    pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Block<DeviceMemory>>> {
+    pub(crate) fn scratch(&self, bytes: usize) -> Result<Scratch> {
+        if bytes == 0 {
+            return Ok(Scratch(None));
+        }
         let mut scratch = self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         match scratch.last() {
-            Some(block) if block.bytes() as usize >= bytes => Ok(block.clone()),
+            Some(block) if block.bytes() as usize >= bytes => Ok(Scratch(Some(block.clone()))),
             _ => {
                 let block = Arc::new(self.inner.pool.allocate(bytes.next_power_of_two())?);
                 self.inner.allocations.fetch_add(1, Relaxed);
                 scratch.push(block.clone());
-                Ok(block)
+                Ok(Scratch(Some(block)))
             }
         }
     }
@@ -223,10 +235,10 @@ impl KernelBackend for CudaBackend {
         let Inner { device, functions, blas, pool, .. } = &*self.inner;
         let keys = functions::of_model(workload, device.capability);
         thread::scope(|scope| {
-            let library =
-                forecast::calls_library(workload).then(|| scope.spawn(|| blas.workspace(device, pool)));
+            // Where there is no thread for it, or no library, its absence shows when it is called.
+            let open = || thread::Builder::new().spawn_scoped(scope, || blas.workspace(device, pool)).ok();
+            let library = forecast::calls_library(workload).then(open).flatten();
             let loaded = functions.preload(device, &keys);
-            // Without it there are kernels of our own.
             let _ = library.map(|library| library.join().unwrap_or_else(|panic| resume_unwind(panic)));
             loaded
         })

@@ -13,6 +13,7 @@ use crate::device::{Device, Function, Kernel};
 use crate::kernels::{self, archive, signatures};
 use crate::launch::Signature;
 use crate::prefill::is_for_wgmma;
+use crate::threads::on_threads;
 
 /// The first version of the driver that also captures launches which overlap their predecessor.
 const OVERLAP: i32 = 12_030;
@@ -34,11 +35,11 @@ struct Loaded {
     launched: bool,
 }
 
-/// The kernels that this process has loaded, by source and by the compute capability that they were chosen for.
+/// The kernels that this process has loaded.
 static KERNELS: LazyLock<Mutex<HashMap<Chosen, Place>>> = LazyLock::new(Mutex::default);
 
-/// What tells one loaded kernel from another.
-type Chosen = (KernelSource, (u32, u32), Key);
+/// What tells one loaded kernel from another: source, compute capabilities that it was chosen for and of the card, name and types.
+type Chosen = (KernelSource, (u32, u32), (u32, u32), Key);
 
 /// A kernel, once it is loaded; locked while it is being loaded, so that different ones load at once.
 type Place = Arc<Mutex<Option<Kernel>>>;
@@ -88,7 +89,7 @@ impl Functions {
     fn kernel(&self, device: &Device, key: Key) -> Result<Kernel> {
         let place = {
             let mut kernels = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(kernels.entry((self.source, device.capability, key)).or_default())
+            Arc::clone(kernels.entry((self.source, device.capability, device.card, key)).or_default())
         };
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = *place {
@@ -108,13 +109,7 @@ impl Functions {
             }
             Ok(())
         };
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(keys.len());
-        thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            others.into_iter().fold(work(), |done, other| {
-                done.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            })
-        })
+        on_threads(thread::available_parallelism().map_or(1, NonZero::get).min(keys.len()), work)
     }
 }
 
@@ -155,7 +150,9 @@ fn image(source: KernelSource, (kernel, scalar, weight): Key, device: &Device) -
             archive::ptx(kernel, scalar, weight, device.capability).map(String::into_bytes)
         }
         #[cfg(feature = "nvrtc")]
-        KernelSource::Nvrtc => crate::nvrtc::compile(kernel, scalar, weight, device.capability),
+        KernelSource::Nvrtc => {
+            crate::nvrtc::compile((kernel, scalar, weight), device.capability, device.card)
+        }
         #[cfg(not(feature = "nvrtc"))]
         KernelSource::Nvrtc => Err(KernelSource::not_built()),
     }

@@ -29,6 +29,7 @@ mod quiet;
 mod tensor;
 mod tensor_cores;
 mod tensor_map;
+mod threads;
 
 pub use backend::CudaBackend;
 pub use backend_api::{

@@ -115,10 +115,16 @@ fn while_preparing<B: KernelBackend, T>(
 ) -> Result<T> {
     let workload = settings.workload(backend, shape, default_context(shape));
     thread::scope(|scope| {
-        let prepared = scope.spawn(|| backend.prepare(&workload));
-        let read = read()?;
-        prepared.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        Ok(read)
+        let prepare = || backend.prepare(&workload);
+        let other = thread::Builder::new().spawn_scoped(scope, prepare);
+        let read = read();
+        let prepared = match other {
+            Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            // The system has no thread to spare.
+            Err(_) => prepare(),
+        };
+        let read = read?;
+        prepared.map(|()| read)
     })
 }
 

@@ -196,6 +196,9 @@ impl<B: KernelBackend> Session<B> {
     /// # Errors
     /// [`Error::ContextFull`].
     pub fn fill_random(&mut self, depth: usize, seed: u64) -> Result<()> {
+        if depth > self.context {
+            return Err(Error::ContextFull { context: self.context, needed: depth });
+        }
         self.truncate(0);
         self.extend(&vec![0; depth])?;
         for (seed, (k, v)) in (seed..).step_by(2).zip(&mut self.cache.kv) {

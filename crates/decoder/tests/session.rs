@@ -267,6 +267,8 @@ fn weights_that_overflow_are_an_error_not_a_text() {
     let options = LoadOptions { dtype: Some(DType::F32), ..LoadOptions::default() };
     let model = Model::random(&backend, config, 1, &options).unwrap();
     let mut session = model.session(32).unwrap();
+    let full = session.fill_random(usize::MAX, 9);
+    assert!(matches!(full, Err(Error::ContextFull { needed: usize::MAX, .. })), "{full:?}");
     session.fill_random(4, 9).unwrap();
     let finite = session.generate_ids(&[1], &self::options(3)).unwrap().all(|t| t.is_ok());
     assert!(finite, "random weights give finite logits");

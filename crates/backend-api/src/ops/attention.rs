@@ -67,9 +67,9 @@ impl<T: DeviceTensor> Attention<'_, T> {
         let (rows, capacity) = (self.q.n_rows(), self.k.n_rows());
         let window = self.window.unwrap_or(capacity).min(capacity);
         let first = self.at.first.unwrap_or(capacity.saturating_sub(rows));
-        let seen = |row: usize| (first + row + 1).min(window);
+        let seen = |row: usize| first.saturating_add(row + 1).min(window);
         let all = (0..rows).map(seen).sum();
-        (all, (first + rows).min(capacity).min(window + rows.saturating_sub(1)))
+        (all, first.saturating_add(rows).min(capacity).min(window + rows.saturating_sub(1)))
     }
 }
 
@@ -81,7 +81,7 @@ pub fn compose<B: KernelBackend>(b: &B, op: Attention<'_, B::Tensor>) -> Result<
     let Attention { q, k, v, heads, window, at, mut out, mut scratch } = op;
     let first = at.host_first("attention")?;
     for row in 0..q.n_rows() {
-        let end = (first + row + 1).min(k.n_rows());
+        let end = first.saturating_add(row + 1).min(k.n_rows());
         let begin = window.map_or(0, |w| end.saturating_sub(w));
         let mut scores = scratch.by_ref().cols(0..end - begin)?;
         let product = ComputeAttentionScores {

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,6 +15,7 @@ use cudarc::driver::sys;
 
 use super::event::RawEvent;
 use super::{Device, DriverError, driver};
+use crate::threads::on_threads;
 
 /// Bytes of a slot: enough for the bus to run at its speed.
 pub(crate) const PIECE: usize = 4 << 20;
@@ -94,7 +94,14 @@ impl Staging {
             let ready = slots.front().is_some_and(|slot| wait || slot.done.is_past());
             if ready { slots.pop_front() } else { None }
         };
-        let Some(slot) = oldest else { return self.make(device) };
+        let slot = match oldest {
+            Some(slot) => slot,
+            None => match self.make(device) {
+                Ok(slot) => return Ok(slot),
+                // Fewer slots than there might be do as well.
+                Err(e) => self.lock().pop_front().ok_or(e)?,
+            },
+        };
         match slot.done.wait() {
             Ok(()) => Ok(slot),
             Err(e) => {
@@ -240,15 +247,7 @@ fn in_pieces(bytes: usize, piece: &(dyn Fn(usize, usize) -> Result<()> + Sync)) 
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = cores.min(MOST_THREADS).min(pieces);
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut done = work();
-        for other in others {
-            let result = other.join().unwrap_or_else(|panic| resume_unwind(panic));
-            done = done.and(result);
-        }
-        done
-    })
+    on_threads(threads, work)
 }
 
 #[cfg(test)]
