@@ -10,7 +10,9 @@ use backend_api::{DType, Op, SlowPath, Workload};
 
 use crate::backend::COUNTERS;
 use crate::kernels::{attention, attention_mma, matmul_mma, sample};
-use crate::{CudaBackend, CudaTensor};
+use crate::launch::longest_row;
+use crate::ops::is_half;
+use crate::{CudaBackend, CudaTensor, prefill};
 
 /// What of a card decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +29,6 @@ pub(crate) struct Card {
 /// Rows of a prompt from which on products are not made a row at a time.
 const MANY: usize = 2;
 
-/// The longest head of prompt attention on tensor cores.
-const MOST_PROMPT_HEAD: usize = 256;
-
 impl Card {
     pub(crate) fn of(b: &CudaBackend, workload: &Workload) -> Self {
         let (inner, device) = (&*b.inner, &b.inner.device);
@@ -40,8 +39,7 @@ impl Card {
 
     /// Elements of a row of this type that a block can keep in shared memory.
     fn longest_row(&self, dtype: DType) -> usize {
-        let bytes = self.shared_memory.min(96 << 10) as usize;
-        bytes / dtype.bytes(1).unwrap_or(4).max(1)
+        longest_row(self.shared_memory, dtype)
     }
 }
 
@@ -91,10 +89,6 @@ fn products(w: &Workload) -> impl Iterator<Item = (&'static str, usize, usize)> 
         ("intermediate size", hidden, ffn),
     ]
     .into_iter()
-}
-
-fn is_half(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::BF16)
 }
 
 /// The operations of a decoder that take other than the fastest kernels.
@@ -161,7 +155,7 @@ fn attention_of_token(card: &Card, w: &Workload) -> Option<String> {
 }
 
 fn attention_of_prompt(card: &Card, w: &Workload) -> Option<String> {
-    off_tensor_cores(card, w, MOST_PROMPT_HEAD)
+    off_tensor_cores(card, w, prefill::MOST_HEAD_DIM)
 }
 
 fn product_of_token(card: &Card, w: &Workload) -> Option<String> {

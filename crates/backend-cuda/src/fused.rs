@@ -4,7 +4,8 @@
 use backend_api::ops::{Matmul, NormQkvRopeAppend, NormSwiglu, RmsNorm, WeightLayout};
 use backend_api::{DType, Io, KernelBackend, Mat, MatMut, Op, Result};
 
-use crate::kernels::{matmul_vec, norm_qkv_rope_append as front, norm_swiglu as swiglu, swiglu as silu_up};
+use crate::kernels;
+use crate::launch::longest_row;
 use crate::ops::{dtype, launched, scalar};
 use crate::tensor::{aligned, is_settled, read, write};
 use crate::{CudaBackend, CudaTensor, prefill, tensor_cores};
@@ -17,10 +18,9 @@ fn share(b: &B, x: &Mat<'_, T>, norm: &Mat<'_, T>, w: &Mat<'_, T>) -> Option<u32
     let k = x.n_cols();
     let typed = dtype(x) == DType::F32 && dtype(norm) == dtype(w);
     let even = k > 0 && k.is_multiple_of(8) && [x, norm, w].into_iter().all(aligned);
-    let shared = DType::F32.bytes(k)? as u64;
-    let fits = shared <= u64::from(b.inner.device.shared_memory.min(96 << 10));
+    let fits = k <= longest_row(b.inner.device.shared_memory, DType::F32);
     let one = x.n_rows() == 1 && typed && even && fits;
-    one.then(|| matmul_vec::share_of_norm(dtype(w).bytes(k).unwrap_or(0) as u64))
+    one.then(|| kernels::matmul_vec::share_of_norm(dtype(w).bytes(k).unwrap_or(0) as u64))
 }
 
 pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Result<()> {
@@ -29,7 +29,9 @@ pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Resul
     let rows = op.heads.qkv_dim() as u64;
     let share = share(b, &op.x, &op.norm, &op.w)
         .filter(|_| op.heads.head_dim.is_multiple_of(4) && stored.iter().all(|t| *t == weight));
-    let Some((share, grid)) = share.and_then(|share| Some((share, front::grid(rows, share)?))) else {
+    let Some((share, grid)) =
+        share.and_then(|share| Some((share, kernels::norm_qkv_rope_append::grid(rows, share)?)))
+    else {
         return prefill::norm_qkv_rope_append(b, op);
     };
     let NormQkvRopeAppend { x, norm, eps, w, heads, cos, sin, at, mut qkv, mut k, mut v, .. } = op;
@@ -40,7 +42,7 @@ pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Resul
     let (capacity, table_rows) = (k.n_rows() as u64, cos.n_rows() as u64);
     let ((keys, keys_stride), (values, values_stride)) = (write(&mut k), write(&mut v));
     let ((w, w_stride), (cos, cos_stride), (sin, sin_stride)) = (read(&w), read(&cos), read(&sin));
-    let args = front::Args {
+    let args = kernels::norm_qkv_rope_append::Args {
         q: write(&mut qkv).0,
         keys,
         keys_stride,
@@ -72,7 +74,9 @@ pub(crate) fn norm_qkv_rope_append(b: &B, op: NormQkvRopeAppend<'_, T>) -> Resul
 pub(crate) fn norm_swiglu(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
     let (weight, ffn) = (dtype(&op.w), op.out.n_cols() as u64);
     let share = share(b, &op.x, &op.norm, &op.w).filter(|_| op.out.operand().dtype == weight);
-    let Some((share, grid)) = share.and_then(|share| Some((share, swiglu::grid(ffn, share, weight)?))) else {
+    let Some((share, grid)) =
+        share.and_then(|share| Some((share, kernels::norm_swiglu::grid(ffn, share, weight)?)))
+    else {
         return many_rows(b, op);
     };
     let NormSwiglu { x, norm, eps, w, mut out, .. } = op;
@@ -81,7 +85,7 @@ pub(crate) fn norm_swiglu(b: &B, op: NormSwiglu<'_, T>) -> Result<()> {
     let k = x.n_cols() as u32;
     launch.shared = Some(4 * k);
     let (w, w_stride) = read(&w);
-    let args = swiglu::Args {
+    let args = kernels::norm_swiglu::Args {
         out: write(&mut out).0,
         x: read(&x).0,
         norm: read(&norm).0,
@@ -120,9 +124,9 @@ pub(crate) fn swiglu(b: &B, gate_up: &Mat<'_, T>, out: &mut MatMut<'_, T>) -> Re
     let operands = [("gate_up", dtype(gate_up)), ("out", out.operand().dtype)];
     let scalar = scalar("norm_swiglu", &operands)?;
     let (rows, cols) = (out.n_rows() as u64, out.n_cols() as u64);
-    let launch = b.launch("swiglu", scalar, scalar, silu_up::grid(rows, cols))?;
+    let launch = b.launch("swiglu", scalar, scalar, kernels::swiglu::grid(rows, cols))?;
     let ((x, x_stride), (out, out_stride)) = (read(gate_up), write(out));
-    let args = silu_up::Args { out, out_stride, x, x_stride, rows, cols };
+    let args = kernels::swiglu::Args { out, out_stride, x, x_stride, rows, cols };
     // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
     launched("norm_swiglu", unsafe { args.launch(launch) })
 }

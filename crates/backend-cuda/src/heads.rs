@@ -11,7 +11,7 @@ use crate::kernels::{
     weighted_sum_rows as sums, weighted_sum_rows_mma as sums_mma,
 };
 use crate::launch::Out;
-use crate::ops::{dtype, launched, scalar, weight};
+use crate::ops::{dtype, is_half, launched, scalar, weight};
 use crate::tensor::{aligned, is_settled, read, write};
 use crate::{CudaBackend, CudaTensor, prefill};
 
@@ -20,7 +20,7 @@ type T = CudaTensor;
 
 /// Whether tensor cores take these operands, each of rows of heads of `dim` columns.
 fn on_tensor_cores(b: &B, dim: usize, scalar: DType, weight: DType, operands: &[&Mat<'_, T>]) -> bool {
-    let halves = scalar == weight && matches!(scalar, DType::F16 | DType::BF16);
+    let halves = scalar == weight && is_half(scalar);
     halves
         && dim.is_multiple_of(8)
         && b.inner.device.capability >= (8, 0)

@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
+use backend_api::DType;
 use cudarc::driver::sys;
 
 pub use crate::device::DriverError;
@@ -14,6 +15,11 @@ use crate::tensor_map::TensorMap;
 
 /// Bytes of shared memory that a kernel may have of its own beside what a launch gives it: the card's limit is for both.
 pub const OWN_SHARED: u32 = 1 << 10;
+
+/// Elements of this type that a kernel stages where launches can give a block so much shared memory.
+pub(crate) fn longest_row(shared_memory: u32, dtype: DType) -> usize {
+    shared_memory.min(96 << 10) as usize / dtype.bytes(1).unwrap_or(4).max(1)
+}
 
 /// An element type as `.cu` files spell it.
 pub trait Element {

@@ -213,24 +213,19 @@ pub(crate) fn open<T, E: fmt::Display>(
         let name = places.by_name.then(|| PathBuf::from(&file));
         let files = places.directories.iter().map(|directory| directory.join(&file));
         for path in name.into_iter().chain(files.filter(|path| path.is_file())) {
-            let mut complain = |error: String| broken.push(format!("{}: {error}", path.display()));
-            let library = match load(&path) {
-                Ok(library) => library,
-                // That the loader knows no such name says nothing of a file.
-                Err(error) => {
-                    if path.is_absolute() {
-                        complain(error.to_string());
+            let error = match load(&path) {
+                Ok(library) => match of(&library) {
+                    Ok(made) => {
+                        std::mem::forget(library);
+                        return Ok((made, path));
                     }
-                    continue;
-                }
+                    Err(error) => error.to_string(),
+                },
+                // That the loader knows no such name says nothing of a file.
+                Err(_) if !path.is_absolute() => continue,
+                Err(error) => error.to_string(),
             };
-            match of(&library) {
-                Ok(made) => {
-                    std::mem::forget(library);
-                    return Ok((made, path));
-                }
-                Err(error) => complain(error.to_string()),
-            }
+            broken.push(format!("{}: {error}", path.display()));
         }
     }
     let directories = places.directories.iter().map(|directory| directory.display().to_string());

@@ -17,6 +17,11 @@ pub(crate) fn launched(op: &'static str, done: Result<(), DriverError>) -> Resul
     done.map_err(|e| failure(op, e))
 }
 
+/// Whether tensor cores multiply this type.
+pub(crate) fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
+}
+
 /// The one type of several operands.
 pub(crate) fn scalar(op: &'static str, operands: &[(&'static str, DType)]) -> Result<DType> {
     let first = operands.first().map_or(DType::F32, |o| o.1);

@@ -8,7 +8,7 @@ use backend_api::{DType, Error, Io, KernelBackend, Mat, Op, Result};
 
 use crate::device::Device;
 use crate::kernels::{attention_prefill_mma as mma, attention_prefill_wgmma as wgmma, rope_append};
-use crate::ops::launched;
+use crate::ops::{is_half, launched};
 use crate::tensor::{aligned, read, write};
 use crate::tensor_map::TensorMap;
 use crate::{CudaBackend, CudaTensor};
@@ -23,7 +23,7 @@ pub(crate) enum Kernel {
 }
 
 /// The longest head that the kernels take.
-const MOST_HEAD_DIM: usize = 256;
+pub(crate) const MOST_HEAD_DIM: usize = 256;
 
 /// Rows, and queries that share keys, from which on a block has enough of them for its keys to be read less often than by a
 /// kernel that takes one row at a time.
@@ -45,7 +45,7 @@ pub(crate) fn choose(
 ) -> Option<Kernel> {
     let (rows, heads) = (op.q.n_rows(), op.heads);
     let queries = rows.checked_mul(heads.group())?;
-    let typed = scalar == weight && matches!(scalar, DType::F16 | DType::BF16);
+    let typed = scalar == weight && is_half(scalar);
     let fits = heads.head_dim % 8 == 0
         && (1..=MOST_HEAD_DIM).contains(&heads.head_dim)
         && u32::try_from(queries).is_ok()
@@ -68,74 +68,87 @@ pub(crate) fn choose(
 pub(crate) fn attention(
     b: &CudaBackend,
     op: Attention<'_, CudaTensor>,
-    (scalar, weight): (DType, DType),
+    types: (DType, DType),
     kernel: Kernel,
 ) -> Result<()> {
+    match kernel {
+        Kernel::Wgmma(grid) => on_wgmma(b, op, types, grid),
+        Kernel::Mma(grid) => on_mma(b, op, types, grid),
+    }
+}
+
+fn on_wgmma(
+    b: &CudaBackend,
+    op: Attention<'_, CudaTensor>,
+    (scalar, weight): (DType, DType),
+    grid: u32,
+) -> Result<()> {
     let Attention { q, k, v, heads, window, at, mut out, .. } = op;
-    let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
-    let window = window.map_or(u64::MAX, |w| w as u64);
     let map = |m: &Mat<'_, CudaTensor>| TensorMap::of_heads(m, heads.head_dim, wgmma::KEYS);
-    let maps = matches!(kernel, Kernel::Wgmma(_)).then(|| (map(&k), map(&v)));
+    let (Some(keys), Some(values)) = (map(&k), map(&v)) else {
+        let reason = "the driver describes no cache to the copy engine".into();
+        return Err(Error::Backend { backend: "cuda".into(), op: "attention".into(), reason });
+    };
+    let (rows, capacity) = (q.n_rows() as u64, k.n_rows() as u64);
     let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
     let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
-    let (n_kv_heads, group) = (heads.n_kv_heads as u32, heads.group() as u32);
-    let (head_dim, scale) = (heads.head_dim as u32, heads.scale());
-    let done = match kernel {
-        Kernel::Wgmma(grid) => {
-            let Some((Some(keys), Some(values))) = maps else {
-                let reason = "the driver describes no cache to the copy engine".into();
-                return Err(Error::Backend { backend: "cuda".into(), op: "attention".into(), reason });
-            };
-            let launch = b.launch("attention_prefill_wgmma", scalar, weight, grid)?;
-            let args = wgmma::Args {
-                out,
-                out_stride,
-                q,
-                q_stride,
-                k,
-                k_stride,
-                v,
-                v_stride,
-                keys,
-                values,
-                positions,
-                rows,
-                capacity,
-                window,
-                n_kv_heads,
-                group,
-                head_dim,
-                scale,
-            };
-            // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
-            unsafe { args.launch(launch) }
-        }
-        Kernel::Mma(grid) => {
-            let mut launch = b.launch("attention_prefill_mma", scalar, weight, grid)?;
-            launch.shared = Some(mma::shared(head_dim));
-            let args = mma::Args {
-                out,
-                out_stride,
-                q,
-                q_stride,
-                k,
-                k_stride,
-                v,
-                v_stride,
-                positions,
-                rows,
-                capacity,
-                window,
-                n_kv_heads,
-                group,
-                head_dim,
-                scale,
-            };
-            // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
-            unsafe { args.launch(launch) }
-        }
+    let launch = b.launch("attention_prefill_wgmma", scalar, weight, grid)?;
+    let args = wgmma::Args {
+        out,
+        out_stride,
+        q,
+        q_stride,
+        k,
+        k_stride,
+        v,
+        v_stride,
+        keys,
+        values,
+        positions,
+        rows,
+        capacity,
+        window: window.map_or(u64::MAX, |w| w as u64),
+        n_kv_heads: heads.n_kv_heads as u32,
+        group: heads.group() as u32,
+        head_dim: heads.head_dim as u32,
+        scale: heads.scale(),
     };
-    launched("attention", done)
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
+    launched("attention", unsafe { args.launch(launch) })
+}
+
+fn on_mma(
+    b: &CudaBackend,
+    op: Attention<'_, CudaTensor>,
+    (scalar, weight): (DType, DType),
+    grid: u32,
+) -> Result<()> {
+    let Attention { q, k, v, heads, window, at, mut out, .. } = op;
+    let (rows, capacity, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, heads.head_dim as u32);
+    let ((q, q_stride), (k, k_stride), (v, v_stride)) = (read(&q), read(&k), read(&v));
+    let ((positions, _), (out, out_stride)) = (read(&at.positions), write(&mut out));
+    let mut launch = b.launch("attention_prefill_mma", scalar, weight, grid)?;
+    launch.shared = Some(mma::shared(head_dim));
+    let args = mma::Args {
+        out,
+        out_stride,
+        q,
+        q_stride,
+        k,
+        k_stride,
+        v,
+        v_stride,
+        positions,
+        rows,
+        capacity,
+        window: window.map_or(u64::MAX, |w| w as u64),
+        n_kv_heads: heads.n_kv_heads as u32,
+        group: heads.group() as u32,
+        head_dim,
+        scale: heads.scale(),
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent; `choose` saw to the rest.
+    launched("attention", unsafe { args.launch(launch) })
 }
 
 /// Whether one pass over the projections gives the same as the operations that it is composed of.

@@ -6,6 +6,7 @@ use backend_api::{DType, Error, Result};
 
 use crate::blas::{self, By};
 use crate::kernels::{matmul, matmul_few, matmul_vec};
+use crate::launch::longest_row;
 use crate::ops::{dtype, launched, weight};
 use crate::tensor::{aligned, is_settled, read, write};
 use crate::{CudaBackend, CudaTensor, tensor_cores};
@@ -42,7 +43,7 @@ fn types(op: &Matmul<'_, CudaTensor>) -> Result<Types> {
 /// Warps that share a row, and blocks, if the kernel that streams weights past one vector takes the product.
 fn vector(b: &CudaBackend, op: &Matmul<'_, CudaTensor>, (scalar, weight, _): Types) -> Option<(u32, u32)> {
     let k = op.x.n_cols();
-    let fits = scalar.bytes(k)? <= b.inner.device.shared_memory.min(96 << 10) as usize;
+    let fits = k <= longest_row(b.inner.device.shared_memory, scalar);
     let even = k.is_multiple_of(8) && aligned(&op.x) && aligned(&op.w);
     if op.x.n_rows() != 1 || op.layout != WeightLayout::OutIn || !fits || !even {
         return None;

@@ -7,7 +7,7 @@ use backend_api::{DType, Mat, MatMut, Result};
 use crate::blas;
 use crate::kernels::{matmul_mma, matmul_wgmma, swiglu_wgmma};
 use crate::launch::Out;
-use crate::ops::{dtype, launched};
+use crate::ops::{dtype, is_half, launched};
 use crate::tensor::{aligned, read, write};
 use crate::tensor_map::TensorMap;
 use crate::{CudaBackend, CudaTensor};
@@ -24,7 +24,7 @@ pub(crate) enum Kernel {
 /// The kernel for a product of many rows, if there is one for its types, its layout and the card.
 pub(crate) fn choose(capability: (u32, u32), op: &Matmul<'_, CudaTensor>) -> Option<Kernel> {
     let (x, w, out) = (op.x.operand().dtype, op.w.operand().dtype, op.out.operand().dtype);
-    let typed = matches!(x, DType::F16 | DType::BF16) && w == x && (out == x || out == DType::F32);
+    let typed = is_half(x) && w == x && (out == x || out == DType::F32);
     let even = op.x.n_cols().is_multiple_of(8)
         && (op.layout == WeightLayout::OutIn || op.out.n_cols().is_multiple_of(8));
     if !(typed && even && aligned(&op.x) && aligned(&op.w)) {
@@ -113,8 +113,7 @@ pub(crate) fn swiglu(
     out: &mut MatMut<'_, CudaTensor>,
 ) -> Result<bool> {
     let (scalar, device) = (dtype(x), &b.inner.device);
-    let typed =
-        matches!(scalar, DType::F16 | DType::BF16) && dtype(w) == scalar && out.operand().dtype == scalar;
+    let typed = is_half(scalar) && dtype(w) == scalar && out.operand().dtype == scalar;
     let sized = x.n_rows() >= LEAST_ROWS && x.n_cols() > 0 && i32::try_from(w.n_rows()).is_ok();
     let (m, ffn, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
     let grid = swiglu_wgmma::grid(m, ffn, device.multiprocessors);
