@@ -9,6 +9,7 @@
 // cost    moves rows * cols elements
 
 #include "common.cuh"
+#include "order.cuh"
 #include "merge.cuh"
 
 __device__ inline u64 block_max(u64 v) {

@@ -14,6 +14,7 @@
 const unsigned SPACE = 15361;
 
 #include "common.cuh"
+#include "order.cuh"
 #include "philox.cuh"
 #include "together.cuh"
 #include "sample.cuh"

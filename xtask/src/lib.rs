@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod project;
 pub mod ptx;
 pub mod source;
+pub mod tidy;
 pub mod toolchain;
 
 /// Result whose error is a text for the person at the terminal.

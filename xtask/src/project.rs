@@ -77,6 +77,11 @@ impl Project {
         Err(format!("{} has no folder `kernels`; run this as `cargo xtask` in the checkout", root.display()))
     }
 
+    /// The checkout's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The `.cu` files.
     pub fn kernels(&self) -> PathBuf {
         self.root.join("kernels")

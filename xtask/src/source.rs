@@ -6,9 +6,6 @@ use crate::Result;
 use crate::declaration::{Declaration, Param};
 use crate::project::read;
 
-/// Lines that a kernel's file may have.
-const MOST_LINES: usize = 150;
-
 /// `file` with the files of the same folder that it includes in place of the include lines, each once.
 ///
 /// # Errors
@@ -49,10 +46,6 @@ pub fn problems(cu: &str, declared: &Declaration) -> Vec<String> {
     if declared.shared > 0 && !cu.lines().any(|line| line.starts_with("// launch ") && line.contains(&shared))
     {
         problems.push(format!("`// launch` does not say `{shared}`"));
-    }
-    let lines = cu.lines().count();
-    if lines > MOST_LINES {
-        problems.push(format!("{lines} lines are more than {MOST_LINES}"));
     }
     match entry(cu) {
         None => problems.push("no `extern \"C\" __global__ void __launch_bounds__(N) NAME(…)`".to_owned()),

@@ -157,12 +157,6 @@ __device__ inline f32 block_sum(f32 v) {
     return block_fold(v, [](f32 a, f32 b) { return a + b; });
 }
 
-// An integer that grows with v; equal for 0 and -0.
-__device__ inline u32 order(f32 v) {
-    u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
 // Eight elements at a multiple of 16 bytes; in words that the compiler does not take apart.
 template <class E> __device__ inline void store_whole(E* p, const f32 (&v)[8]) { store8_wide(p, v); }
 __device__ inline void store_whole(f32* p, const f32 (&v)[8]) {

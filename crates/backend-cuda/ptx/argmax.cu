@@ -156,6 +156,7 @@ template <class V, class F> __device__ inline V block_fold(V v, F f) {
 __device__ inline f32 block_sum(f32 v) {
     return block_fold(v, [](f32 a, f32 b) { return a + b; });
 }
+// The order of logits as integers. Needs common.cuh.
 
 // An integer that grows with v; equal for 0 and -0.
 __device__ inline u32 order(f32 v) {

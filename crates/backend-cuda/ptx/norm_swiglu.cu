@@ -156,12 +156,6 @@ template <class V, class F> __device__ inline V block_fold(V v, F f) {
 __device__ inline f32 block_sum(f32 v) {
     return block_fold(v, [](f32 a, f32 b) { return a + b; });
 }
-
-// An integer that grows with v; equal for 0 and -0.
-__device__ inline u32 order(f32 v) {
-    u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
 // Overlap with the kernel before (programmatic dependent launch, from compute capability 9.0 on), and loads that go with it.
 // Needs common.cuh.
 //

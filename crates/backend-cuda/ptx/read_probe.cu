@@ -155,12 +155,6 @@ __device__ inline f32 block_sum(f32 v) {
     return block_fold(v, [](f32 a, f32 b) { return a + b; });
 }
 
-// An integer that grows with v; equal for 0 and -0.
-__device__ inline u32 order(f32 v) {
-    u32 bits = __float_as_uint(__fadd_rn(v, 0.0f));
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
 const u32 AHEAD = 8;
 
 extern "C" __global__ void __launch_bounds__(512)
