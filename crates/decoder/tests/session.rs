@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use backend_api::ops::SampleParams;
-use backend_api::{DType, Error, KernelBackend};
+use backend_api::{DType, Error, KernelBackend, bf16};
 use backend_cpu::CpuBackend;
 use decoder::{Config, FinishReason, GenerateOptions, LoadOptions, Model, ModelBytes};
 use memory_estimate::{EstimateRequest, ModelShape, WeightDtype};
@@ -141,17 +141,31 @@ fn stop_texts_end_the_answer_and_are_not_shown() {
     assert!(matches!(model().session(64).unwrap().generate("a", &empty), Err(Error::Argument { .. })));
 }
 
-/// The model's files, with the end-of-text ids replaced.
-fn with_eos(eos: &str) -> Model<CpuBackend> {
+/// The model's files, with end-of-text ids.
+fn files(eos: &str) -> ModelBytes {
     let read = |name: &str| std::fs::read(folder().join(name)).unwrap();
     let generation = format!("{{\"eos_token_id\": {eos}}}");
-    let bytes = ModelBytes {
+    ModelBytes {
         config: read("config.json").into(),
         generation_config: Some(generation.into_bytes().into()),
         tokenizer: read("tokenizer.json").into(),
         weights: read("model.safetensors").into(),
-    };
-    Model::from_bytes(&Arc::new(CpuBackend::new()), &bytes, &LoadOptions::default()).unwrap()
+    }
+}
+
+fn from_files(files: &ModelBytes) -> Model<CpuBackend> {
+    Model::from_bytes(&Arc::new(CpuBackend::new()), files, &LoadOptions::default()).unwrap()
+}
+
+/// The model with another first element in one of its bf16 weights.
+fn with_element(name: &str, value: f32) -> Model<CpuBackend> {
+    let mut files = files("[1, 2]");
+    let header_len = u64::from_le_bytes(files.weights[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&files.weights[8..8 + header_len]).unwrap();
+    assert_eq!(header[name]["dtype"], "BF16");
+    let at = 8 + header_len + header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    files.weights.to_mut()[at..at + 2].copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+    from_files(&files)
 }
 
 #[test]
@@ -160,7 +174,7 @@ fn any_of_several_eos_ids_ends_the_text_and_shows_nothing() {
     let greedy: Vec<_> = session.generate("ROMEO:", &options(12)).unwrap().map(|t| t.unwrap()).collect();
     let eos = greedy[7].id;
     let at = greedy.iter().position(|t| t.id == eos).unwrap();
-    let model = with_eos(&format!("[1, {eos}]"));
+    let model = from_files(&files(&format!("[1, {eos}]")));
     let mut session = model.session(64).unwrap();
     let mut generation = session.generate("ROMEO:", &options(12)).unwrap();
     let tokens: Vec<_> = generation.by_ref().map(|t| t.unwrap()).collect();
@@ -261,6 +275,24 @@ fn a_step_allocates_nothing_and_only_its_id_comes_back() {
 
 #[test]
 fn weights_that_overflow_are_an_error_not_a_text() {
+    let damaged = with_element("model.norm.weight", f32::NAN);
+    let overflowing = with_element("model.layers.0.input_layernorm.weight", 3e38);
+    for model in [damaged, overflowing] {
+        for sampling in [SampleParams::default(), sampled(1).sampling] {
+            let mut session = model.session(32).unwrap();
+            let options = GenerateOptions { sampling, ..options(8) };
+            let mut generation = session.generate_ids(&[5, 6, 7], &options).unwrap();
+            let first = generation.next();
+            assert!(matches!(first, Some(Err(Error::NonFinite { position: 2 }))), "{first:?}");
+            assert!(generation.next().is_none());
+            assert_eq!(generation.finish_reason(), None);
+            assert_eq!(session.tokens(), [5, 6, 7]);
+        }
+    }
+}
+
+#[test]
+fn a_random_model_gives_finite_logits_and_has_no_tokenizer() {
     let backend = Arc::new(CpuBackend::new());
     let shape = ModelShape::named("tiny-shakespeare").unwrap();
     let config = Config { rms_norm_eps: 0.0, ..Config::from_shape(shape) };
