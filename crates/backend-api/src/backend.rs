@@ -335,7 +335,7 @@ pub trait KernelBackend: Send + Sync + Sized {
 
     /// Uploads a host tensor.
     fn to_device(&self, host: &HostTensor) -> Result<Self::Tensor> {
-        let bytes = host.to_bytes();
+        let bytes = host.bytes();
         self.upload(host.shape(), host.dtype(), &|offset, out| {
             out.copy_from_slice(&bytes[offset..offset + out.len()]);
             Ok(())

@@ -1,5 +1,7 @@
 //! Host tensors: ndarray arrays with a run-time element type.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 
@@ -93,9 +95,17 @@ impl HostTensor {
         each!(self, a => a.shape())
     }
 
-    /// The elements in row-major order, as they stand in memory.
+    /// The elements in row-major order, as they stand in memory; copied only from an array of another layout.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        each!(self, a => match a.as_slice() {
+            Some(elements) => Cow::Borrowed(bytemuck::cast_slice(elements)),
+            None => Cow::Owned(bytemuck::cast_slice(&a.iter().copied().collect::<Vec<_>>()).to_vec()),
+        })
+    }
+
+    /// A copy of [`bytes`](Self::bytes).
     pub fn to_bytes(&self) -> Vec<u8> {
-        each!(self, a => a.iter().flat_map(|v| bytemuck::bytes_of(v).to_vec()).collect())
+        self.bytes().into_owned()
     }
 
     /// The elements as f32: exact for the float types, rounded for large integers.
@@ -137,6 +147,19 @@ mod tests {
             assert_eq!(HostTensor::from_bytes(&[2, 3], dtype, &t.to_bytes()).unwrap(), t);
             assert!(HostTensor::from_bytes(&[2, 2], dtype, &t.to_bytes()).is_err());
         }
+    }
+
+    #[test]
+    fn bytes_are_row_major_in_every_layout_and_lent_where_they_stand_so() {
+        let a = Array2::from_shape_fn((2, 3), |(r, c)| (r * 3 + c) as u32);
+        let standard = HostTensor::new(a.view());
+        let columns_first =
+            HostTensor::U32(a.t().as_standard_layout().into_owned().reversed_axes().into_dyn());
+        assert_eq!(columns_first, standard);
+        assert!(matches!(standard.bytes(), Cow::Borrowed(_)));
+        assert!(matches!(columns_first.bytes(), Cow::Owned(_)));
+        assert_eq!(columns_first.bytes(), standard.bytes());
+        assert_eq!(standard.to_bytes(), bytemuck::cast_slice::<u32, u8>(&[0, 1, 2, 3, 4, 5]));
     }
 
     #[test]
