@@ -28,20 +28,22 @@ mod unified;
 pub use backend::{Backend, Graph};
 pub use backend_api::ops::{self, SampleParams};
 pub use backend_api::{
-    At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, Heads, HostTensor,
-    Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Pending, Result, SlowPath, Workload, bf16, f16, ndarray,
+    At, Cause, Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Element, Error, Fill, Heads,
+    HostElement, HostTensor, Io, KernelBackend, Mat, MatMut, MemoryInfo, Op, Operand, Pending, Result,
+    SlowPath, Window, Workload, bf16, f16, ndarray,
 };
-pub use backend_cpu::{CpuBackend, CpuTensor};
+pub use backend_cpu::{CpuBackend, CpuBackendBuilder, CpuTensor};
 #[cfg(feature = "cuda")]
-pub use backend_cuda::{CudaBackend, CudaBackendBuilder, CudaTensor, KernelSource};
+pub use backend_cuda::{CudaBackend, CudaBackendBuilder, CudaGraph, CudaTensor, KernelSource, PoolStats};
 pub use decoder::{
     Config, Family, FinishReason, GenerateOptions, Generation, GenerationStats, LoadOptions, LoadReport,
     Model, ModelBytes, OnBackend, RopeScaling, Session, StopStrings, TextStream, Token, Tokenizer,
 };
 pub use init::{BackendOptions, Candidate, devices, init_backend, init_backend_with};
 pub use memory_estimate::{
-    Accounting, Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES, StoredDtype,
-    WeightDtype, estimate_model_memory_mb, read_safetensors_header, stored_tensors,
+    Accounting, Adjustment, Change, Estimate, EstimateError, EstimateRequest, Fit, ModelShape, NAMED_SHAPES,
+    StoredDtype, StoredTensor, WeightDtype, estimate_model_memory_mb, read_safetensors_header,
+    stored_tensors,
 };
 pub use preference::BackendPreference;
 pub use unified::UnifiedTensor;
