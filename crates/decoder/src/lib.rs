@@ -11,6 +11,7 @@ mod config;
 mod device;
 mod forward;
 mod generate;
+mod loader;
 mod model;
 mod rope;
 mod session;

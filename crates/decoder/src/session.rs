@@ -31,11 +31,11 @@ pub struct Session<B: KernelBackend> {
 
 /// How often chunks of a length are issued before it counts as one that comes back: a capture takes as long as several replays
 /// save.
-const ISSUED: u32 = 2;
+const ISSUED_BEFORE_CAPTURE: u32 = 2;
 
 /// Rows of the cache that a step looks through while they suffice; then twice as many, and so on. Each number needs a graph of
 /// its own, which is captured within two steps.
-const KEYS: usize = 4096;
+const FIRST_KEYS: usize = 4096;
 
 /// Ids and positions on the device, u32.
 struct Ids<T> {
@@ -249,7 +249,7 @@ impl<B: KernelBackend> Session<B> {
         let positions: Vec<u32> = (first..first + rows).map(|p| p as u32).collect();
         // What is captured must not depend on how many of the rows are padding.
         let row = |position: usize| position.clamp(first, first + n) - first;
-        let wanted = padded.map_or(row(wanted.start)..row(wanted.end), |rows| 0..rows);
+        let wanted_rows = padded.map_or(row(wanted.start)..row(wanted.end), |rows| 0..rows);
         let mut ids = self.tokens[first..first + n].to_vec();
         ids.resize(rows, 0);
         b.write(&mut self.device.ids, 0, bytemuck::cast_slice(&ids))?;
@@ -260,16 +260,10 @@ impl<B: KernelBackend> Session<B> {
             let ids = Mat::vector(&device.ids).cols(0..rows)?;
             let positions = Mat::vector(&device.positions).cols(0..rows)?;
             let at = At { positions, first, distinct: true };
-            Forward { backend: b, config: model.config(), weights: model.tensors() }.layers(
-                ids,
-                at,
-                wanted.clone(),
-                act,
-                cache,
-            )
+            forward(b, model).layers(ids, at, wanted_rows.clone(), act, cache)
         };
         match padded.map(|rows| chunks.entry(rows).or_default()) {
-            Some((uses, graph)) if *uses >= ISSUED => {
+            Some((uses, graph)) if *uses >= ISSUED_BEFORE_CAPTURE => {
                 b.step(graph, first, &mut |b, first| layers(b, first))?
             }
             Some((uses, _)) => {
@@ -283,7 +277,7 @@ impl<B: KernelBackend> Session<B> {
     }
 
     fn forward_logits(&mut self, row: usize) -> Result<()> {
-        forward(&self.model).logits(row, &mut self.act)
+        forward(&**self.model.backend(), &self.model).logits(row, &mut self.act)
     }
 
     /// Chooses the token after the chunk of `n` rows that was fed last, on the device.
@@ -301,13 +295,13 @@ impl<B: KernelBackend> Session<B> {
     /// Feeds the token that the last choice left on the device, and chooses the next one there.
     pub(crate) fn step(&mut self, choice: Choice) -> Result<()> {
         let Self { model, act, cache, device, graph, captured, cached, context, .. } = self;
-        cache.keys = (*cached + 1).next_power_of_two().max(KEYS).min(*context);
+        cache.keys = (*cached + 1).next_power_of_two().max(FIRST_KEYS).min(*context);
         let ends = Some((choice, cache.keys));
         if *captured != ends {
             *graph = B::Graph::default();
         }
         model.backend().step(graph, *cached, &mut |b, first| {
-            let pass = Forward { backend: b, config: model.config(), weights: model.tensors() };
+            let pass = forward(b, model);
             let at = At { positions: Mat::vector(&device.position), first, distinct: false };
             pass.layers(Mat::vector(&device.id), at, 0..1, act, cache)?;
             pass.logits(0, act)?;
@@ -345,6 +339,12 @@ impl<B: KernelBackend> Session<B> {
     }
 }
 
+/// An id on its way from the device.
+pub(crate) struct Chosen {
+    pending: Pending,
+    position: usize,
+}
+
 impl Chosen {
     /// Whether the device goes on while the host waits.
     pub(crate) fn is_later(&self) -> bool {
@@ -352,14 +352,9 @@ impl Chosen {
     }
 }
 
-/// An id on its way from the device.
-pub(crate) struct Chosen {
-    pending: Pending,
-    position: usize,
-}
-
-fn forward<B: KernelBackend>(model: &Model<B>) -> Forward<'_, B> {
-    Forward { backend: model.backend(), config: model.config(), weights: model.tensors() }
+/// The model on `b`, which within a step is that step's backend.
+fn forward<'m, B: KernelBackend>(b: &'m B, model: &'m Model<B>) -> Forward<'m, B> {
+    Forward { backend: b, config: model.config(), weights: model.tensors() }
 }
 
 fn choose<B: KernelBackend>(

@@ -3,7 +3,7 @@
 use backend_api::{Error, Result, tensor_bytes};
 
 use crate::Config;
-use crate::model::stored_names;
+use crate::loader::stored_names;
 use crate::weights::Weights;
 
 /// Refuses weights that would not be used: they belong to another model than the config describes.

@@ -1,5 +1,5 @@
-//! `BackendPreference::Cpu` opens no CUDA library. A program of its own, since it looks at the process; `tests/gpu.rs` shows that
-//! the same look finds the driver after `BackendPreference::Cuda`.
+//! `BackendPreference::Cpu` opens no CUDA library. A program of its own, since it looks at the process; `tests/gpu/main.rs` shows
+//! that the same look finds the driver after `BackendPreference::Cuda`.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
