@@ -23,7 +23,8 @@ const BENCH_HELP: &str = "A named shape gets random weights, made on the device.
     are skipped.";
 
 const VERIFY_HELP: &str = "Tolerances of the normalised mean squared error (NMSE): 1e-10 in f32, 1e-6 in f16, 2e-5 in bf16.\n\
-    In f32 the greedy tokens must be identical, too.";
+    In f32 the greedy tokens must be identical, too. docs/verify.md has the format of the file, and a script that writes one with \
+    transformers: https://github.com/torchless/torchless/blob/main/docs/verify.md";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
