@@ -147,15 +147,23 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 
 fn of_estimate(error: EstimateError, path: &Path) -> Error {
     match error {
-        EstimateError::UnsupportedFamily { found } => Error::Unsupported {
-            what: format!("architecture {found}"),
-            supported: "MistralForCausalLM, LlamaForCausalLM".into(),
-        },
-        EstimateError::UnsupportedWeights { what } => {
-            Error::Unsupported { what, supported: "models without biases".into() }
+        EstimateError::UnsupportedFamily { found } => {
+            Error::Unsupported { what: found, supported: "MistralForCausalLM, LlamaForCausalLM".into() }
         }
-        other => Error::format(path, other.to_string()),
+        EstimateError::UnsupportedWeights { what } => {
+            Error::Unsupported { what: unnamed(&what).into(), supported: "models without biases".into() }
+        }
+        EstimateError::QuantisedWeights { method } => Error::Unsupported {
+            what: format!("quantisation by {method}"),
+            supported: "weights in f32, f16 and bf16".into(),
+        },
+        other => Error::format(path, unnamed(&other.to_string())),
     }
+}
+
+/// A message without the file that it begins with, where the path stands before it.
+fn unnamed(message: &str) -> &str {
+    message.strip_prefix("config.json").map_or(message, |rest| rest.trim_start_matches([':', ' ']))
 }
 
 fn object(bytes: &[u8], path: &Path) -> Result<Map<String, Value>> {
@@ -222,10 +230,6 @@ impl Fields<'_> {
         }
         if let Some(act) = self.get("hidden_act").filter(|v| *v != "silu") {
             return unsupported(format!("activation {act}"), "silu");
-        }
-        if let Some(q) = self.get("quantization_config") {
-            let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
-            return unsupported(format!("quantised weights ({method})"), "f32, f16 and bf16 weights");
         }
         if self.number("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
             return unsupported("`partial_rotary_factor`".into(), "rotary embedding of whole heads");

@@ -16,7 +16,7 @@ impl ModelShape {
     ///
     /// # Errors
     /// Text that is not JSON, a missing field, a field that is not a whole number, another family,
-    /// biases, or a shape that fails [`ModelShape::validate`].
+    /// biases, quantised weights, or a shape that fails [`ModelShape::validate`].
     pub fn from_config_json(json: impl AsRef<[u8]>) -> Result<Self, EstimateError> {
         let config: Map<String, Value> = serde_json::from_slice(json.as_ref())
             .map_err(|source| EstimateError::Json { document: "config.json", source })?;
@@ -27,6 +27,10 @@ impl ModelShape {
                     what: format!("config.json: {field} = true"),
                 });
             }
+        }
+        if let Some(quantised) = present(&config, "quantization_config") {
+            let method = quantised.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+            return Err(EstimateError::QuantisedWeights { method: quoted(method) });
         }
         let hidden_size = required(&config, "hidden_size")?;
         let n_heads = required(&config, "num_attention_heads")?;

@@ -56,6 +56,14 @@ pub enum EstimateError {
         /// The option or the tensor.
         what: String,
     },
+    /// The weights are quantised.
+    #[error(
+        "config.json: quantisation by {method} is not supported; supported are weights in f32, f16 and bf16"
+    )]
+    QuantisedWeights {
+        /// What the file names.
+        method: String,
+    },
     /// A safetensors header has no tensor of this name.
     #[error(
         "the safetensors header has no tensor {tensor}; for a sharded model or another \

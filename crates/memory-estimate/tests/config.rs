@@ -108,6 +108,19 @@ fn biases_are_refused() {
 }
 
 #[test]
+fn quantised_weights_are_refused() {
+    for (quantised, method) in [(json!({"quant_method": "gptq", "bits": 4}), "gptq"), (json!({}), "unknown")]
+    {
+        let error = ModelShape::from_config_json(with("quantization_config", quantised)).unwrap_err();
+        let expected = format!(
+            "config.json: quantisation by \"{method}\" is not supported; supported are weights in f32, f16 and bf16"
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+    assert!(ModelShape::from_config_json(with("quantization_config", Value::Null)).is_ok());
+}
+
+#[test]
 fn required_fields_are_named_when_missing() {
     let required =
         ["hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "num_attention_heads"];

@@ -85,4 +85,9 @@ fn wrong_models_and_values_are_errors() {
     folder.configure("model_type", json!("mistral"));
     folder.configure("hidden_size", json!(0));
     torchless(["estimate", "--model", folder.arg()]).fails(1, &["hidden_size"]);
+    let folder = Folder::new();
+    folder.configure("quantization_config", json!({"quant_method": "awq", "bits": 4}));
+    for ended in [torchless(["estimate", "--model", folder.arg()]), folder.generate()] {
+        ended.fails(1, &["quantisation by \"awq\" is not supported", "f32, f16 and bf16"]);
+    }
 }

@@ -72,6 +72,44 @@ fn a_lying_header_is_an_error() {
     });
 }
 
+#[test]
+fn a_config_that_is_refused_is_one_sentence() {
+    let families = "MistralForCausalLM, LlamaForCausalLM";
+    for (field, value, said) in [
+        (
+            "architectures",
+            json!(["Qwen2ForCausalLM"]),
+            format!("architecture \"Qwen2ForCausalLM\" is not supported; supported: {families}"),
+        ),
+        (
+            "attention_bias",
+            json!(true),
+            "attention_bias = true is not supported; supported: models without biases".into(),
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq"}),
+            "quantisation by \"gptq\" is not supported; supported: weights in f32, f16 and bf16".into(),
+        ),
+        ("hidden_size", json!("256"), "PATH: hidden_size is \"256\", but must be a whole number".into()),
+        (
+            "hidden_size",
+            json!(null),
+            "PATH: has no hidden_size; add it, or use a Hugging Face model folder that is complete".into(),
+        ),
+    ] {
+        let folder = Folder::new();
+        folder.configure(field, value);
+        let said = said.replace("PATH", folder.file("config.json").to_str().unwrap());
+        assert_eq!(folder.generate().stderr, format!("error: {said}\n"));
+    }
+    let folder = Folder::new();
+    fs::write(folder.file("config.json"), "no JSON").unwrap();
+    let said =
+        format!("{}: is not valid: expected ident at line 1 column 2", folder.file("config.json").display());
+    assert_eq!(folder.generate().stderr, format!("error: {said}\n"));
+}
+
 /// Cuts the folder's weights into one shard of this name, as the index says.
 fn shard(folder: &Folder, name: &str) {
     let bytes = fs::read(folder.file("model.safetensors")).unwrap();
