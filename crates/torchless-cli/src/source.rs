@@ -1,6 +1,8 @@
 //! Where a model comes from: a folder, the binary itself, or the name of a shape.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -73,6 +75,7 @@ impl<'a> Source<'a> {
     fn folder(folder: &'a Path) -> Result<Self, Failure> {
         is_folder(folder)?;
         let config = Config::from_folder(folder)?;
+        has_tokenizer(folder)?;
         Ok(Self { name: base_name(folder), config, weights: Weights::Folder(folder) })
     }
 
@@ -168,13 +171,59 @@ pub(crate) fn named(args: &SourceArgs) -> Result<(String, ModelShape), Failure> 
     Ok((name.to_owned(), shape))
 }
 
-/// Refuses what is not a folder.
+/// Refuses what is not a folder, and says what would be one.
 pub(crate) fn is_folder(folder: &Path) -> Result<(), Failure> {
-    if folder.is_dir() {
-        return Ok(());
-    }
     let needed = "--model needs a folder with config.json, tokenizer.json and model.safetensors";
-    Err(Failure::Failed(format!("{}: there is no such folder; {needed}", folder.display())))
+    let problem = match folder.metadata() {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) if folder.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) => {
+            format!("GGUF is not read; {needed}")
+        }
+        Ok(_) => {
+            let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            format!("is a file; give its folder, {}", parent.display())
+        }
+        Err(e) if e.kind() != ErrorKind::NotFound => format!("{e}; {needed}"),
+        Err(_) => match repository(folder) {
+            Some(name) => format!(
+                "there is no such folder, and nothing is downloaded; fetch the model first, for example with `hf \
+                 download {name} --local-dir {name}`"
+            ),
+            None => format!("there is no such folder; {needed}"),
+        },
+    };
+    Err(Failure::Failed(format!("{}: {problem}", folder.display())))
+}
+
+/// The path as the name of a repository, OWNER/NAME, where it can be one and no folder OWNER is here.
+fn repository(path: &Path) -> Option<&str> {
+    let names = path.components().all(|part| matches!(part, Component::Normal(_)));
+    let owner = path.parent().filter(|_| names && path.components().count() == 2)?;
+    if owner.exists() { None } else { path.to_str() }
+}
+
+/// Refuses a folder whose tokenizer is in another format, or still to be fetched; what else is wrong with it is found when it
+/// is loaded.
+fn has_tokenizer(folder: &Path) -> Result<(), Failure> {
+    const POINTER: &[u8] = b"version https://git-lfs";
+    let path = folder.join("tokenizer.json");
+    let problem = match path.metadata() {
+        Err(e) if e.kind() == ErrorKind::NotFound && folder.join("tokenizer.model").exists() => {
+            "there is only a tokenizer.model, which is not read; convert it: in Python, \
+             `transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
+        }
+        // Opening a FIFO waits for a writer.
+        Ok(found) if found.is_file() => {
+            let mut start = Vec::new();
+            let read = File::open(&path).and_then(|f| f.take(POINTER.len() as u64).read_to_end(&mut start));
+            if read.is_err() || start != POINTER {
+                return Ok(());
+            }
+            "a pointer of Git LFS instead of the tokenizer; run `git lfs pull` in its folder"
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::Failed(format!("{}: {problem}", path.display())))
 }
 
 /// The folder's own name.

@@ -13,6 +13,8 @@ use super::unique::{Unique, ValueOf, json_error};
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Bytes of the length that a file begins with.
 const LENGTH_BYTES: u64 = 8;
+/// What a file begins with that Git LFS has not replaced by the weights.
+const POINTER: &[u8] = b"version https://git-lfs";
 /// The one key of the header that is not a tensor.
 const METADATA_KEY: &str = "__metadata__";
 
@@ -77,6 +79,10 @@ fn read_json(source: &Source) -> Result<Vec<u8>> {
     let mut length = [0; LENGTH_BYTES as usize];
     source.read_at("the length of the header", 0, &mut length)?;
     let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER_BYTES && is_pointer(source) {
+        let reason = "a pointer of Git LFS instead of the weights; run `git lfs pull` in its folder";
+        return fail(None, reason.into());
+    }
     if length > MAX_HEADER_BYTES {
         return fail(
             Some(0),
@@ -89,7 +95,7 @@ fn read_json(source: &Source) -> Result<Vec<u8>> {
         return fail(
             Some(0),
             format!(
-                "a header of {length} bytes is announced, but only {after_length} bytes follow; the file is truncated"
+                "a header of {length} bytes is announced, but only {after_length} bytes follow; the file is truncated, download it again"
             ),
         );
     }
@@ -98,10 +104,15 @@ fn read_json(source: &Source) -> Result<Vec<u8>> {
     Ok(json)
 }
 
+fn is_pointer(source: &Source) -> bool {
+    let mut start = [0; POINTER.len()];
+    source.read_at("a pointer of Git LFS", 0, &mut start).is_ok() && start == *POINTER
+}
+
 fn length_error(path: &Path, len: u64, data_start: u64, data_len: usize) -> Error {
     let stored = len.saturating_sub(data_start);
     let (offset, verdict) = if stored < data_len as u64 {
-        (len, "the file is truncated, load it again")
+        (len, "the file is truncated, download it again")
     } else {
         (data_start.saturating_add(data_len as u64), "bytes are left over")
     };

@@ -12,8 +12,46 @@ fn a_missing_folder_is_named() {
         .fails(1, &["no/such/folder", "folder with"]);
     let folder = Folder::new();
     let file = folder.file("config.json");
-    torchless(["generate", "--prompt", "x", "--model", file.to_str().unwrap()])
-        .fails(1, &["config.json", "folder"]);
+    let said = |path: &str| torchless(["generate", "--prompt", "x", "--model", path]).stderr;
+    let path = file.to_str().unwrap();
+    assert_eq!(said(path), format!("error: {path}: is a file; give its folder, {}\n", folder.arg()));
+    let gguf = folder.file("model.GGUF");
+    fs::write(&gguf, "GGUF").unwrap();
+    let needed = "--model needs a folder with config.json, tokenizer.json and model.safetensors";
+    let path = gguf.to_str().unwrap();
+    assert_eq!(said(path), format!("error: {path}: GGUF is not read; {needed}\n"));
+    let name = "nobody/Nothing-7B";
+    let fetch = format!("for example with `hf download {name} --local-dir {name}`");
+    assert_eq!(
+        said(name),
+        format!(
+            "error: {name}: there is no such folder, and nothing is downloaded; fetch the model first, {fetch}\n"
+        )
+    );
+    // Two names of which the first is a folder are a path.
+    assert_eq!(said("src/Nothing-7B"), format!("error: src/Nothing-7B: there is no such folder; {needed}\n"));
+}
+
+#[test]
+fn a_tokenizer_in_another_format_must_be_converted() {
+    let folder = Folder::new();
+    fs::rename(folder.file("tokenizer.json"), folder.file("tokenizer.model")).unwrap();
+    folder.generate().fails(1, &["tokenizer.json: there is only a tokenizer.model", "convert it"]);
+}
+
+#[test]
+fn pointers_of_git_lfs_are_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n";
+    for (name, what) in [("model.safetensors", "weights"), ("tokenizer.json", "tokenizer")] {
+        let folder = Folder::new();
+        fs::write(folder.file(name), pointer).unwrap();
+        let path = folder.file(name);
+        let said = format!(
+            "error: {}: a pointer of Git LFS instead of the {what}; run `git lfs pull` in its folder\n",
+            path.display()
+        );
+        assert_eq!(folder.generate().stderr, said);
+    }
 }
 
 #[test]
