@@ -36,14 +36,9 @@ impl Failure {
             Self::Usage(message) => (message, 2),
             Self::Failed(message) => (message, 1),
         };
-        output::note(&format!("error: {}", flat(&message)));
+        output::note(&format!("error: {}", output::one_line(&message)));
         ExitCode::from(status)
     }
-}
-
-/// The text on one line.
-fn flat(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl From<Error> for Failure {

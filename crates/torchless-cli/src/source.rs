@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use torchless::{
-    Backend, Config, DType, KernelBackend, LoadOptions, Model, ModelBytes, ModelShape, Session, StoredDtype,
-    WeightDtype, init_backend_with, read_safetensors_header, stored_tensors,
+    Backend, BackendPreference, Cause, Config, DType, KernelBackend, LoadOptions, Model, ModelBytes,
+    ModelShape, Session, StoredDtype, WeightDtype, init_backend_with, read_safetensors_header,
+    stored_tensors,
 };
 
-use crate::args::{DeviceArgs, SourceArgs};
+use crate::args::SourceArgs;
 use crate::failure::Failure;
-use crate::output::Progress;
+use crate::output::{Progress, note, one_line};
 
 /// The shape that is taken where none is named.
 const DEFAULT_SHAPE: &str = "tiny-shakespeare";
@@ -21,18 +22,27 @@ const DEFAULT_SHAPE: &str = "tiny-shakespeare";
 /// The default context where the model could hold more.
 const DEFAULT_CONTEXT: usize = 4096;
 
-/// Makes the backend that the command line asks for.
-pub(crate) fn backend(args: &DeviceArgs) -> Result<Arc<Backend>, Failure> {
-    let options = torchless::BackendOptions { threads: args.threads };
-    let backend = init_backend_with(args.device, &options)?;
+/// Makes the backend that the command line asks for, and says which device was there and could not be taken.
+pub(crate) fn backend(device: BackendPreference, threads: Option<usize>) -> Result<Arc<Backend>, Failure> {
+    let options = torchless::BackendOptions { threads };
+    let backend = init_backend_with(device, &options)?;
     for candidate in backend.report() {
         tracing::debug!(
             backend = candidate.backend,
             usable = candidate.is_usable(),
             reason = candidate.reason
         );
+        if !candidate.is_usable() && worth_saying(candidate.cause) {
+            let (left, taken) = (candidate.preference, backend.name());
+            note(&one_line(&format!("{left} cannot be used, taking {taken}: {}", candidate.reason)));
+        }
     }
     Ok(Arc::new(backend))
+}
+
+/// Whether somebody would miss a device that cannot be used: this build and the machine are made for it.
+fn worth_saying(cause: Option<Cause>) -> bool {
+    !matches!(cause, Some(Cause::NotBuilt | Cause::NoDriver))
 }
 
 /// A model and the settings it comes with, before its weights are loaded.
@@ -304,4 +314,19 @@ fn builtin() -> Option<ModelBytes> {
 #[cfg(not(feature = "builtin-model"))]
 fn builtin() -> Option<ModelBytes> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_fails_is_missed_and_one_that_is_not_there_is_not() {
+        for cause in [Cause::OldDriver, Cause::DriverFailed, Cause::NoDevice, Cause::StubDriver] {
+            assert!(worth_saying(Some(cause)), "{cause:?}");
+        }
+        // Out of memory, or a lost device.
+        assert!(worth_saying(None));
+        assert!(!worth_saying(Some(Cause::NoDriver)) && !worth_saying(Some(Cause::NotBuilt)));
+    }
 }

@@ -1,6 +1,6 @@
 //! Making the backend that was asked for, and saying what became of the others.
 
-use backend_api::{DeviceInfo, KernelBackend, Result};
+use backend_api::{Cause, DeviceInfo, Error, KernelBackend, Result};
 use backend_cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use backend_cuda::CudaBackend;
@@ -30,6 +30,8 @@ pub struct Candidate {
     pub free_memory: Option<u64>,
     /// Why it was chosen or left, or what keeps it from being used.
     pub reason: String,
+    /// Which obstacle keeps it from being used, where it is one that programs can tell.
+    pub cause: Option<Cause>,
     /// Name and version of the library that makes products, or why it is missing; [`devices`] alone asks, since that opens it.
     pub product_library: Option<String>,
 }
@@ -45,12 +47,17 @@ impl Candidate {
             Ok(backend) => Self::usable(preference, backend, reason),
             Err(why) => {
                 let reason = why.to_string();
+                let cause = match why {
+                    Error::Unavailable { cause, .. } => Some(*cause),
+                    _ => None,
+                };
                 Self {
                     backend: CUDA,
                     preference,
                     device: None,
                     free_memory: None,
                     reason,
+                    cause,
                     product_library: None,
                 }
             }
@@ -65,6 +72,7 @@ impl Candidate {
             free_memory: backend.memory().free,
             device: Some(device),
             reason: reason.into(),
+            cause: None,
             product_library: None,
         }
     }
@@ -96,7 +104,7 @@ pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions
         }
         BackendPreference::Auto => {
             let gpu = cuda(0);
-            let report = vec![Candidate::cuda(0, &gpu, FASTEST), Candidate::cpu(&cpu, ALWAYS)];
+            let report = vec![Candidate::cuda(0, &gpu, FIRST), Candidate::cpu(&cpu, ALWAYS)];
             return Ok(gpu.unwrap_or(cpu).with_report(report));
         }
         BackendPreference::Cuda => 0,
@@ -119,7 +127,7 @@ pub fn devices() -> Vec<Candidate> {
 fn gpus(count: usize, open: impl Fn(usize) -> Result<Backend>) -> Vec<Candidate> {
     let candidate = |ordinal| {
         let made = open(ordinal);
-        let reason = if ordinal == 0 { FASTEST } else { "usable" };
+        let reason = if ordinal == 0 { FIRST } else { "usable" };
         let mut candidate = Candidate::cuda(ordinal, &made, reason);
         let library = made.ok().map(|gpu| gpu.product_library());
         candidate.product_library =
@@ -131,7 +139,7 @@ fn gpus(count: usize, open: impl Fn(usize) -> Result<Backend>) -> Vec<Candidate>
 
 const CUDA: &str = "cuda";
 const ASKED: &str = "asked for";
-const FASTEST: &str = "the fastest";
+const FIRST: &str = "the first GPU";
 const ALWAYS: &str = "always usable";
 
 fn cpu(options: &BackendOptions) -> Result<Backend> {
@@ -163,18 +171,11 @@ fn gpu_count() -> usize {
 fn cuda(_: usize) -> Result<Backend> {
     let reason =
         "this build has no CUDA backend; build it with the feature `cuda`, or use `cpu` or `auto`".into();
-    Err(backend_api::Error::Unavailable {
-        backend: CUDA.into(),
-        cause: backend_api::Cause::NotBuilt,
-        reason,
-        searched: Vec::new(),
-    })
+    Err(Error::Unavailable { backend: CUDA.into(), cause: Cause::NotBuilt, reason, searched: Vec::new() })
 }
 
 #[cfg(test)]
 mod tests {
-    use backend_api::Error;
-
     use super::*;
 
     fn usable(report: &[Candidate]) -> Vec<(&str, bool)> {
@@ -195,6 +196,8 @@ mod tests {
                 assert_eq!(backend.name(), "cpu");
                 assert_eq!(usable(report), [("cuda", false), ("cpu", true)]);
                 assert_eq!(report[0].reason, why.to_string());
+                let Error::Unavailable { cause, .. } = why else { panic!("{why}") };
+                assert_eq!(report[0].cause, Some(cause));
             }
         }
         let chosen = report.iter().find_map(|c| c.device.as_ref()).unwrap();
@@ -245,7 +248,7 @@ mod tests {
     fn a_gpu_that_cannot_be_used_hides_no_other() {
         let broken = |ordinal| Error::Unavailable {
             backend: CUDA.into(),
-            cause: backend_api::Cause::NoDevice,
+            cause: Cause::NoDevice,
             reason: format!("card {ordinal} is in use by somebody else"),
             searched: Vec::new(),
         };
@@ -259,6 +262,7 @@ mod tests {
             let named = candidate.reason.contains(&format!("card {ordinal} "));
             assert_eq!(named, ordinal != 1, "{}", candidate.reason);
             assert_eq!(candidate.product_library, None);
+            assert_eq!(candidate.cause, (ordinal != 1).then_some(Cause::NoDevice));
         }
         assert_eq!(gpus(0, |ordinal| Err(broken(ordinal))).len(), 1, "why there is none");
     }

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         note(&format!("skipped: {skipped}"));
     }
     let cancel = interrupt::listen();
-    let backend = source::backend(&args.device)?;
+    let backend = source::backend(args.device.device, args.device.threads)?;
     let dtype = args.dtype.dtype.dtype().unwrap_or_else(|| source.stored_dtype());
     let free = backend.memory().free;
     let kv_dtype = args.kv_dtype.dtype().unwrap_or(dtype);

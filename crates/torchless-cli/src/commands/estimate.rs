@@ -1,13 +1,13 @@
 //! `torchless estimate`.
 
 use serde::Serialize;
-use torchless::{DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, OnBackend, init_backend};
+use torchless::{DType, Estimate, EstimateRequest, Fit, KernelBackend, ModelShape, OnBackend};
 
 use crate::args::EstimateArgs;
 use crate::failure::Failure;
 use crate::output::{print, print_json};
 use crate::source::{
-    activation_bytes, available, base_name, context, is_folder, named, stored_dtype, weight_dtype,
+    activation_bytes, available, backend, base_name, context, is_folder, named, stored_dtype, weight_dtype,
 };
 
 /// The estimate as JSON shows it.
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
         }
     };
     let dtype = args.dtype.dtype.dtype().unwrap_or(stored);
-    let backend = init_backend(args.device)?;
+    let backend = backend(args.device, None)?;
     let request = EstimateRequest {
         shape: &shape,
         dtype: weight_dtype(dtype),
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
         prefill_chunk: backend.prefill_chunk(),
         activation_bytes: activation_bytes(&backend, dtype),
     };
-    let device = OnBackend(&backend);
+    let device = OnBackend(&*backend);
     let report = Report {
         name: &name,
         shape: &shape,

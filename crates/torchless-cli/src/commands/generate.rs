@@ -30,7 +30,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let prompt = read_prompt(args)?;
     let cancel = interrupt::listen();
     let start = Instant::now();
-    let backend = source::backend(&args.device)?;
+    let backend = source::backend(args.device.device, args.device.threads)?;
     let name = source.name.clone();
     let options = LoadOptions { dtype: args.dtype.dtype.dtype(), ..LoadOptions::default() };
     let model = source.load(&backend, options, &cancel)?;

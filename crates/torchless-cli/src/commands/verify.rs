@@ -18,7 +18,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let shape = &source.config.shape;
     let golden = Golden::read(&args.golden, shape.vocab_size, shape.max_position_embeddings)?;
     let cancel = interrupt::listen();
-    let backend = source::backend(&args.device)?;
+    let backend = source::backend(args.device.device, args.device.threads)?;
     let name = source.name.clone();
     let options = LoadOptions { dtype: args.dtype.dtype.dtype(), ..LoadOptions::default() };
     let model = source.load(&backend, options, &cancel)?;
