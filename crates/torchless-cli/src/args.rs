@@ -82,7 +82,7 @@ impl DtypeChoice {
 
 #[derive(Debug, Args)]
 pub(crate) struct DtypeArgs {
-    /// Storage of weights and KV cache; auto keeps what the model is stored in, bf16 for a named shape.
+    /// Storage of weights and KV cache; auto keeps what the model is stored in.
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     pub(crate) dtype: DtypeChoice,
 }
@@ -100,7 +100,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) prompt_file: Option<PathBuf>,
     /// Read the text to continue from standard input.
-    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true)]
+    #[arg(value_name = "-", value_parser = dash)]
     pub(crate) stdin: Option<String>,
     /// Print the prompt before the generated text.
     #[arg(long)]
@@ -120,6 +120,13 @@ pub(crate) struct GenerateArgs {
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
     pub(crate) dtype: DtypeArgs,
+}
+
+fn dash(text: &str) -> Result<String, &'static str> {
+    match text {
+        "-" => Ok(text.into()),
+        _ => Err("give the text with --prompt TEXT, or - to read it from standard input"),
+    }
 }
 
 /// Steps of sampling, in the order in which they run.
@@ -181,7 +188,7 @@ pub(crate) struct SourceArgs {
     /// Hugging Face model folder.
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
-    /// Shape by name [default: tiny-shakespeare].
+    /// Shape by name, in bf16 where --dtype is auto [default: tiny-shakespeare].
     #[arg(long, value_name = "NAME", value_parser = shape_names())]
     pub(crate) shape: Option<String>,
 }

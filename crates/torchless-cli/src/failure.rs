@@ -45,6 +45,9 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Cancelled => Self::Interrupted,
+            Error::Argument { name: name @ ("stop" | "threads"), reason } => {
+                Self::Usage(format!("--{name}: {reason}"))
+            }
             Error::Argument { name, reason } => Self::Usage(format!("{}: {reason}", name.replace('_', " "))),
             other => Self::Failed(other.to_string()),
         }

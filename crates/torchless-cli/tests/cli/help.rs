@@ -10,6 +10,10 @@ fn help_says_the_defaults() {
     {
         assert!(text.contains(part), "`{part}` is not in {text}");
     }
+    for command in ["generate", "verify"] {
+        let text = torchless([command, "--help"]).ok();
+        assert!(text.contains("what the model is stored in") && !text.contains("shape"), "{text}");
+    }
     let text = torchless(["bench", "--help"]).ok();
     for part in ["512,2048", "0,512,3584", "tiny-shakespeare", "llama-3.2-1b", "mistral-7b", "llama-3.1-8b"] {
         assert!(text.contains(part), "`{part}` is not in {text}");
