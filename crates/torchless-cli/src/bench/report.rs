@@ -37,7 +37,7 @@ pub(crate) struct Report {
     pub(crate) product_peak: Option<f64>,
     pub(crate) prompt: Vec<Prompt>,
     pub(crate) decode: Vec<Decode>,
-    /// Entries that do not fit into the context.
+    /// Entries that were asked for and do not fit into the context.
     pub(crate) skipped: Vec<String>,
     /// False where Ctrl-C ended the run early.
     pub(crate) complete: bool,
@@ -205,12 +205,13 @@ impl Report {
         let million = self.parameters as f64 / 1e6;
         let (model, dtype, backend, machine) = (&self.model, self.dtype, &self.backend, &self.machine);
         let features = self.features.join(", ");
+        let run = format!("KV cache in {}, chunks of {}", self.kv_dtype, self.prefill_chunk);
         let loaded = format!("loaded in {:.2} s, context {}", self.load_seconds, self.context);
         let slow = |p: &SlowPath| format!("slow: {} of a {}: {} -> {}\n", p.op, p.of, p.reason, p.instead);
         let slow: String = self.slow_paths.iter().map(slow).collect();
         let library = self.product_library.iter().map(|library| format!("{library}\n")).collect::<String>();
         format!(
-            "{model}, {million:.1} million parameters, {dtype}, {loaded}\n{backend}: {machine}, {features}\n{library}{slow}"
+            "{model}, {million:.1} million parameters, {dtype}, {run}, {loaded}\n{backend}: {machine}, {features}\n{library}{slow}"
         )
     }
 

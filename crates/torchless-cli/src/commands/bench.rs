@@ -62,18 +62,32 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         file.write(&svg(&report))?;
     }
     shown?;
-    if report.complete { Ok(()) } else { Err(Failure::Interrupted) }
+    if !report.complete {
+        return Err(Failure::Interrupted);
+    }
+    if plan.skipped.is_empty() {
+        return Ok(());
+    }
+    let skipped = plan.skipped.join("; ");
+    Err(Failure::Failed(format!(
+        "not measured: {skipped}; leave it out, or give a larger --context where the model has one"
+    )))
 }
 
 fn open(path: Option<&std::path::Path>) -> Result<Option<OutputFile>, Failure> {
     path.map(OutputFile::open).transpose()
 }
 
+/// What is measured where nothing is asked for.
+const PROMPTS: [usize; 2] = [512, 2048];
+const DEPTHS: [usize; 3] = [0, 512, 3584];
+
 /// The entries that fit into the context.
 struct Plan {
     context: usize,
     prompts: Vec<usize>,
     depths: Vec<usize>,
+    /// Those that were asked for and do not fit.
     skipped: Vec<String>,
 }
 
@@ -81,31 +95,29 @@ impl Plan {
     fn new(args: &BenchArgs, shape: &ModelShape) -> Result<Self, Failure> {
         // One id is fed to begin with, and one token more than is timed is generated.
         let decoded = |depth: usize| depth.saturating_add(args.generate).saturating_add(2);
-        let answered = args.prompt_tokens.iter().map(|n| n.saturating_add(1));
-        let needed = answered.chain(args.depth.iter().map(|d| decoded(*d)));
+        let all_prompts = args.prompt_tokens.as_deref().unwrap_or(&PROMPTS);
+        let all_depths = args.depth.as_deref().unwrap_or(&DEPTHS);
+        let answered = all_prompts.iter().map(|n| n.saturating_add(1));
+        let needed = answered.chain(all_depths.iter().map(|d| decoded(*d)));
         let context = match args.context {
             None => needed.max().unwrap_or(1).clamp(1, shape.max_position_embeddings),
             asked => source::context(asked, shape)?,
         };
-        let mut skipped = Vec::new();
-        let mut fitting = |entries: &[usize], what: &str, needed: &dyn Fn(usize) -> usize| {
-            let fits = |n: &usize| {
-                let fits = needed(*n) <= context;
-                if !fits {
-                    skipped.push(format!(
-                        "{what} {n} needs {} positions, the context has {context}",
-                        needed(*n)
-                    ));
-                }
-                fits
-            };
-            entries.iter().copied().filter(fits).collect::<Vec<_>>()
+        let split = |entries: &[usize], what: &str, needed: &dyn Fn(usize) -> usize| {
+            let (fitting, rest): (Vec<_>, Vec<_>) = entries.iter().partition(|n| needed(**n) <= context);
+            let reason = |n| format!("{what} {n} needs {} positions, the context has {context}", needed(n));
+            (fitting, rest.into_iter().map(reason).collect::<Vec<_>>())
         };
-        let prompts = fitting(&args.prompt_tokens, "prompt", &|n| n);
-        let depths = fitting(&args.depth, "depth", &decoded);
+        let (prompts, long_prompts) = split(all_prompts, "prompt", &|n| n);
+        let (depths, long_depths) = split(all_depths, "depth", &decoded);
         if prompts.is_empty() && depths.is_empty() {
-            return Err(Failure::Usage(format!("nothing to measure: {}", skipped.join("; "))));
+            let all = [long_prompts, long_depths].concat().join("; ");
+            return Err(Failure::Usage(format!("nothing to measure: {all}")));
         }
+        let asked = |given: bool, long: Vec<String>| if given { long } else { Vec::new() };
+        let skipped =
+            [asked(args.prompt_tokens.is_some(), long_prompts), asked(args.depth.is_some(), long_depths)]
+                .concat();
         Ok(Self { context, prompts, depths, skipped })
     }
 

@@ -107,8 +107,9 @@ fn memory_is_as_estimated() {
 fn a_prompt_that_fills_the_context_has_no_first_token() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("r.json");
-    let only = ["bench", "--device", "cpu", "--prompt-tokens", "7,8", "--depth", "100", "--context", "8"];
-    torchless(only.iter().chain(&["--repeat", "1", "--json", json.to_str().unwrap()])).ok();
+    let only = ["bench", "--device", "cpu", "--prompt-tokens", "7,8", "--depth", "0", "--context", "8"];
+    torchless(only.iter().chain(&["--generate", "1", "--repeat", "1", "--json", json.to_str().unwrap()]))
+        .ok();
     let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     assert!(report["prompt"][0]["first_token"].is_f64(), "{report}");
     assert_eq!(report["prompt"][1]["first_token"], Value::Null);
@@ -119,7 +120,8 @@ fn cache_and_chunk_are_what_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("r.json");
     let asked = ["--kv-dtype", "f16", "--prefill-chunk", "16", "--json", json.to_str().unwrap()];
-    torchless(QUICK.iter().chain(&asked)).ok();
+    let text = torchless(QUICK.iter().chain(&asked)).ok();
+    assert!(text.contains(", bf16, KV cache in f16, chunks of 16, loaded in "), "{text}");
     let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     assert_eq!([&report["dtype"], &report["kv_dtype"]], ["bf16", "f16"]);
     assert_eq!(report["prefill_chunk"], 16);
@@ -135,15 +137,48 @@ fn a_folder_keeps_its_stored_type() {
 }
 
 #[test]
-fn entries_beyond_the_context_are_skipped() {
-    let ended = torchless(["bench", "--prompt-tokens", "8,2048", "--depth", "5000", "--repeat", "1"]);
+fn entries_beyond_the_context_fail_after_the_others_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json");
+    let files = ["--json", json.to_str().unwrap()];
+    let asked = ["bench", "--device", "cpu", "--prompt-tokens", "8,2048", "--depth", "5000", "--repeat", "1"];
+    let ended = torchless(asked.iter().chain(&files));
     assert!(
         ended.stderr.contains("skipped: prompt 2048") && ended.stderr.contains("skipped: depth 5000"),
         "{ended:?}"
     );
-    ended.ok();
+    ended.fails(
+        1,
+        &[
+            "not measured: prompt 2048 needs 2048 positions, the context has 1024; depth 5000 needs 5034",
+            "leave it out, or give a larger --context where the model has one",
+        ],
+    );
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report["complete"], true);
+    assert_eq!(report["skipped"].as_array().unwrap().len(), 2);
+    assert_eq!(report["prompt"][0]["tokens"], 8);
     torchless(["bench", "--prompt-tokens", "2048", "--depth", "5000"])
         .fails(2, &["nothing to measure", "1024"]);
+}
+
+#[test]
+fn entries_of_the_default_that_do_not_fit_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json");
+    let args = ["bench", "--device", "cpu", "--generate", "2", "--repeat", "1", "--context", "600"];
+    let ended = torchless(args.iter().chain(&["--json", json.to_str().unwrap()]));
+    assert_eq!(ended.stderr, "");
+    ended.ok();
+    let report: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let of = |list: &str, key: &str| -> Vec<Value> {
+        report[list].as_array().unwrap().iter().map(|entry| entry[key].clone()).collect()
+    };
+    assert_eq!(
+        (of("prompt", "tokens"), of("decode", "depth")),
+        (vec![512.into()], vec![0.into(), 512.into()])
+    );
+    assert_eq!(report["skipped"], serde_json::json!([]));
 }
 
 #[test]
