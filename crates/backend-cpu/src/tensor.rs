@@ -9,6 +9,7 @@ use backend_api::{
 use rayon::prelude::*;
 
 use crate::kernel::element::{Element, narrow, widen};
+use crate::kernel::part::part;
 use crate::kernel::rows::{Rows, RowsMut};
 use crate::memory::Lease;
 
@@ -363,7 +364,7 @@ impl Floats<'_> {
     /// Columns `first..` of a row as f32, as many as `to` takes.
     fn widen_part(&self, row: usize, first: usize, to: &mut [f32]) {
         with_floats!(self, rows => {
-            let from = rows.row(row).get(first..first + to.len()).unwrap_or(&[]);
+            let from = part(rows.row(row), first..first + to.len());
             widen(from, to);
         });
     }

@@ -6,6 +6,7 @@ use super::attention::{Query, for_each};
 use super::element::Element;
 use super::exp::exp;
 use super::lanes::{Kernel, Lanes, dispatch};
+use super::part::{part, part_mut};
 use super::rows::Rows;
 use super::scratch::with_scratch;
 
@@ -67,11 +68,11 @@ impl<K: Element> Kernel for Chunk<'_, K> {
     fn run<S: Lanes>(self, simd: S) {
         let Self { query, stride, lanes, scores, partial } = self;
         let Query { q, k, v, heads, scale } = query;
-        let scores = scores.get_mut(..k.rows() * stride).unwrap_or(&mut []);
+        let scores = part_mut(scores, ..k.rows() * stride);
         let (lanes, _) = S::as_mut_simd_f32s(lanes);
         for (b, scores) in scores.chunks_mut(BLOCK * stride).enumerate() {
             prefetch_after(simd, k, b);
-            let lanes = lanes.get_mut(..scores.len()).unwrap_or(&mut []);
+            let lanes = part_mut(lanes, ..scores.len());
             multiply_keys(simd, q, k.slice(b * BLOCK..(b + 1) * BLOCK), heads, lanes);
             sum_each(simd, lanes, scores);
         }
@@ -115,8 +116,8 @@ fn multiply_keys<S: Lanes, K: Element>(
         let mut head = kv * group;
         let end = head + group;
         while head < end {
-            let q = q.get(head * head_dim..).unwrap_or(&[]);
-            let lanes = lanes.get_mut(head..).unwrap_or(&mut []);
+            let q = part(q, head * head_dim..);
+            let lanes = part_mut(lanes, head..);
             head += match end - head {
                 1 => few_products::<S, K, 1>(simd, q, k, lanes, stride),
                 2 | 3 => few_products::<S, K, 2>(simd, q, k, lanes, stride),
@@ -142,11 +143,13 @@ fn few_products<S: Lanes, K: Element, const G: usize>(
         (queries[g], tails[g]) = S::as_simd_f32s(q);
     }
     if queries.iter().any(|q| q.len() != steps) {
+        debug_assert!(false, "fewer than {G} heads of {} columns", k.cols());
         return G;
     }
     for (i, lanes) in lanes.chunks_mut(stride.max(1)).enumerate() {
         let (key, key_tail) = K::packed::<S>(k.row(i));
         let mut sums = [simd.splat_f32s(0.0); G];
+        debug_assert_eq!(key.len(), steps);
         if key.len() == steps {
             for s in 0..steps {
                 let key = K::widen(simd, key[s]);
@@ -227,8 +230,8 @@ fn add_values<S: Lanes, K: Element>(
         let mut head = kv * group;
         let end = head + group;
         while head < end {
-            let weights = (weights.get(head..).unwrap_or(&[]), stride);
-            let sums = sums.get_mut(head * head_dim..).unwrap_or(&mut []);
+            let weights = (part(weights, head..), stride);
+            let sums = part_mut(sums, head * head_dim..);
             head += match end - head {
                 1 => few_sums::<S, K, 1>(simd, v, weights, sums),
                 2 | 3 => few_sums::<S, K, 2>(simd, v, weights, sums),

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::lanes::{Kernel, Lanes, dispatch};
+use super::part::part;
 
 /// A storage type. A new one is one `impl`: how a vector of it becomes `f32`, and how one value is rounded.
 pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
@@ -60,7 +61,7 @@ impl Element for bf16 {
     #[inline(always)]
     fn packed<S: Lanes>(values: &[Self]) -> (&[Self::Packed<S>], &[Self]) {
         let (head, _) = S::halves(bytemuck::cast_slice(values));
-        (head, values.get(values.len() - values.len() % S::F32_LANES..).unwrap_or(&[]))
+        (head, part(values, values.len() - values.len() % S::F32_LANES..))
     }
 
     #[inline(always)]
@@ -93,7 +94,7 @@ impl Element for f16 {
     #[inline(always)]
     fn packed<S: Lanes>(values: &[Self]) -> (&[Self::Packed<S>], &[Self]) {
         let (head, _) = S::halves(bytemuck::cast_slice(values));
-        (head, values.get(values.len() - values.len() % S::F32_LANES..).unwrap_or(&[]))
+        (head, part(values, values.len() - values.len() % S::F32_LANES..))
     }
 
     #[inline(always)]

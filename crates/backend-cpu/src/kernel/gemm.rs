@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::element::Element;
 use super::lanes::{Kernel, Lanes, dispatch};
 use super::matvec::matmul_few;
+use super::part::part_mut;
 use super::rows::{ColumnTile, Rows, RowsMut};
 use super::scratch::with_scratch;
 use super::tile::{Blocks, multiply, pack_plain, pack_transposed, panel_width, panels_len};
@@ -81,7 +82,7 @@ fn product<W: Element>(
     with_scratch(blocks.len(depth), |packed| {
         for from in (0..k).step_by(depth) {
             let x = x.columns(from..from + depth);
-            let packed = packed.get_mut(..blocks.len(x.cols())).unwrap_or(&mut []);
+            let packed = part_mut(packed, ..blocks.len(x.cols()));
             pack_pieces(blocks, x, packed);
             let job =
                 Job { blocks, x: packed, w, layout, from, k: x.cols(), accumulate: accumulate || from > 0 };
@@ -155,7 +156,7 @@ impl<W: Element> Kernel for Task<'_, W> {
         for (p, x) in job.x.chunks(job.blocks.len(DEPTH).max(1)).enumerate() {
             let depth = DEPTH.min(job.k - p * DEPTH);
             let start = job.from + p * DEPTH;
-            let packed = packed.get_mut(..panels_len::<S>(width, depth)).unwrap_or(&mut []);
+            let packed = part_mut(packed, ..panels_len::<S>(width, depth));
             match job.layout {
                 Layout::Transposed => {
                     let w = job.w.slice(columns.clone()).columns(start..start + depth);

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::lanes::{Kernel, Lanes, dispatch};
+use super::part::part;
 use super::rows::{ColumnTile, Rows, RowsMut};
 
 /// Rows of `x` that share one pass over the weights.
@@ -149,11 +150,11 @@ fn dots<S: Lanes, W: Element, const R: usize, const N: usize>(
     let steps = x[0].len() / S::F32_LANES;
     let mut inputs: [&[S::f32s]; R] = [&[]; R];
     for (input, row) in inputs.iter_mut().zip(x) {
-        *input = head(S::as_simd_f32s(row).0, steps);
+        *input = part(S::as_simd_f32s(row).0, ..steps);
     }
     let mut heads: [&[W::Packed<S>]; N] = [&[]; N];
     for (head_of, row) in heads.iter_mut().zip(w) {
-        *head_of = head(W::packed::<S>(row).0, steps);
+        *head_of = part(W::packed::<S>(row).0, ..steps);
     }
     let mut sums = [[simd.splat_f32s(0.0); N]; R];
     if inputs.iter().all(|x| x.len() == steps) && heads.iter().all(|w| w.len() == steps) {
@@ -179,11 +180,6 @@ fn dots<S: Lanes, W: Element, const R: usize, const N: usize>(
         }
     }
     out
-}
-
-#[inline(always)]
-fn head<T>(values: &[T], len: usize) -> &[T] {
-    values.get(..len).unwrap_or(&[])
 }
 
 /// Adds the products of what does not fill a vector.

@@ -12,6 +12,7 @@ pub(crate) mod gemm;
 pub(crate) mod lanes;
 pub(crate) mod map;
 pub(crate) mod matvec;
+pub(crate) mod part;
 pub(crate) mod prefill;
 pub(crate) mod probe;
 pub(crate) mod rows;

@@ -8,6 +8,7 @@ use super::decode::attend_one;
 use super::element::{Element, widen_with};
 use super::exp::exp;
 use super::lanes::{Kernel, Lanes, dispatch};
+use super::part::{part, part_mut};
 use super::rows::{ColumnTile, Rows, RowsMut};
 use super::scratch::with_scratch;
 use super::tile::{Blocks, Panels, multiply, pack_transposed, panel_width, panels_len};
@@ -39,11 +40,8 @@ pub(crate) fn attend_many<K: Element>(inputs: Inputs<'_, K>, out: RowsMut<'_, f3
     for_each(usize::MAX, tasks, |(first, count, kv, mut tile)| {
         let inputs = inputs.of_kv_head(kv);
         let rows = first..first + count;
-        let inputs = Inputs {
-            q: inputs.q.slice(rows.clone()),
-            positions: inputs.positions.get(rows).unwrap_or(&[]),
-            ..inputs
-        };
+        let inputs =
+            Inputs { q: inputs.q.slice(rows.clone()), positions: part(inputs.positions, rows), ..inputs };
         let width = dispatch(Width);
         let sizes = Sizes::new(count * group, heads.head_dim, width);
         let tile_mut = &mut tile;
@@ -119,9 +117,9 @@ impl<K: Element> Kernel for Task<'_, '_, K> {
         let mut rest = memory;
         let [queries_t, scores, sums, rows, packed, state, limits] = sizes.parts().map(|len| {
             let all = std::mem::take(&mut rest);
-            let (part, tail) = all.split_at_mut(len.next_multiple_of(16).min(all.len()));
+            let (padded, tail) = all.split_at_mut(len.next_multiple_of(16).min(all.len()));
             rest = tail;
-            part.get_mut(..len).unwrap_or(&mut [])
+            part_mut(padded, ..len)
         });
         pack_queries(simd, &inputs, sizes, sums, queries_t);
         let limits: &mut [u32] = bytemuck::cast_slice_mut(limits);
@@ -136,14 +134,14 @@ impl<K: Element> Kernel for Task<'_, '_, K> {
         for from in (keys.all.0..keys.all.1).step_by(KEYS) {
             let count = KEYS.min(keys.all.1 - from);
             let seen_by_all = from >= keys.common.0 && from + count <= keys.common.1;
-            let rows = rows.get_mut(..count * head_dim).unwrap_or(&mut []);
+            let rows = part_mut(rows, ..count * head_dim);
             let blocks = Blocks::new::<S>(count);
-            let k = packed.get_mut(..blocks.len(head_dim)).unwrap_or(&mut []);
+            let k = part_mut(packed, ..blocks.len(head_dim));
             widen_rows(simd, inputs.k.slice(from..from + count), rows);
             if let Some(rows) = Rows::contiguous(rows, count, head_dim) {
                 blocks.pack_all(rows, k);
             }
-            let scores = scores.get_mut(..queries * count).unwrap_or(&mut []);
+            let scores = part_mut(scores, ..queries * count);
             multiply(simd, blocks, k, queries_t, head_dim, &mut Panels { data: scores, rows: count }, false);
             if !seen_by_all {
                 mask(simd, scores, starts, ends, from, count);
@@ -155,7 +153,7 @@ impl<K: Element> Kernel for Task<'_, '_, K> {
                 return false;
             }
             let blocks = Blocks::new::<S>(head_dim);
-            let v = packed.get_mut(..blocks.len(count)).unwrap_or(&mut []);
+            let v = part_mut(packed, ..blocks.len(count));
             if let Some(rows) = Rows::contiguous(rows, count, head_dim) {
                 blocks.pack_columns(rows, v);
             }
@@ -183,11 +181,7 @@ fn pack_queries<S: Lanes, K: Element>(
     }
     let count = inputs.q.rows() * inputs.heads.group();
     if let Some(rows) = Rows::contiguous(&*memory, count, sizes.head_dim) {
-        pack_transposed(
-            simd,
-            rows,
-            packed.get_mut(..panels_len::<S>(count, sizes.head_dim)).unwrap_or(&mut []),
-        );
+        pack_transposed(simd, rows, part_mut(packed, ..panels_len::<S>(count, sizes.head_dim)));
     }
 }
 
@@ -323,7 +317,7 @@ fn write<S: Lanes>(
             let query = i * group + j;
             let factor = 1.0 / total.get(query).copied().unwrap_or(f32::NAN);
             let start = query / width * width * head_dim + query % width;
-            let values = sums.get(start..).unwrap_or(&[]).iter().step_by(width);
+            let values = part(sums, start..).iter().step_by(width);
             for (t, &v) in to.iter_mut().zip(values) {
                 *t = v * factor;
             }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::part::{part, part_mut};
+
 /// A matrix to read: row `i` is `data[i * stride..][..cols]`. The last row may end where the data ends.
 #[derive(Debug)]
 pub(crate) struct Rows<'a, T> {
@@ -72,15 +74,15 @@ impl<'a, T> Rows<'a, T> {
     #[inline(always)]
     pub(crate) fn row(&self, i: usize) -> &'a [T] {
         // No overflow: `new` has checked the end of the last row.
-        let row = if i < self.rows { self.data.get(i * self.stride..) } else { None };
-        row.and_then(|row| row.get(..self.cols)).unwrap_or(&[])
+        if i < self.rows { part(part(self.data, i * self.stride..), ..self.cols) } else { &[] }
     }
 
     /// The rows of `range`, cut at the end of the matrix.
     pub(crate) fn slice(&self, range: Range<usize>) -> Self {
         let end = range.end.min(self.rows);
         let start = range.start.min(end);
-        let data = self.data.get(start.saturating_mul(self.stride)..).unwrap_or(&[]);
+        // Without rows it may start beyond the end.
+        let data = part(self.data, start.saturating_mul(self.stride).min(self.data.len())..);
         Self { data, rows: end - start, cols: self.cols, stride: self.stride }
     }
 
@@ -88,7 +90,7 @@ impl<'a, T> Rows<'a, T> {
     pub(crate) fn columns(&self, range: Range<usize>) -> Self {
         let end = range.end.min(self.cols);
         let start = range.start.min(end);
-        let data = self.data.get(start..).unwrap_or(&[]);
+        let data = part(self.data, start.min(self.data.len())..);
         Self { data, rows: self.rows, cols: end - start, stride: self.stride }
     }
 
@@ -129,15 +131,15 @@ impl<'a, T> RowsMut<'a, T> {
     /// Row `i`; empty beyond the end.
     #[inline(always)]
     pub(crate) fn row(&mut self, i: usize) -> &mut [T] {
-        let row = if i < self.rows { self.data.get_mut(i * self.stride..) } else { None };
-        row.and_then(|row| row.get_mut(..self.cols)).unwrap_or(&mut [])
+        if i < self.rows { part_mut(part_mut(self.data, i * self.stride..), ..self.cols) } else { &mut [] }
     }
 
     /// The rows of `range`, cut at the end of the matrix.
     pub(crate) fn slice(&mut self, range: Range<usize>) -> RowsMut<'_, T> {
         let end = range.end.min(self.rows);
         let start = range.start.min(end);
-        let data = self.data.get_mut(start.saturating_mul(self.stride)..).unwrap_or(&mut []);
+        let len = self.data.len();
+        let data = part_mut(self.data, start.saturating_mul(self.stride).min(len)..);
         RowsMut { data, rows: end - start, cols: self.cols, stride: self.stride }
     }
 
@@ -145,7 +147,8 @@ impl<'a, T> RowsMut<'a, T> {
     pub(crate) fn columns(&mut self, range: Range<usize>) -> RowsMut<'_, T> {
         let end = range.end.min(self.cols);
         let start = range.start.min(end);
-        let data = self.data.get_mut(start..).unwrap_or(&mut []);
+        let len = self.data.len();
+        let data = part_mut(self.data, start.min(len)..);
         RowsMut { data, rows: self.rows, cols: end - start, stride: self.stride }
     }
 
@@ -178,7 +181,7 @@ impl<'a, T> RowsMut<'a, T> {
             let all = std::mem::take(&mut rest);
             let (row, tail) = all.split_at_mut(stride.min(all.len()));
             rest = tail;
-            row.get_mut(..cols).unwrap_or(&mut [])
+            part_mut(row, ..cols)
         })
     }
 }

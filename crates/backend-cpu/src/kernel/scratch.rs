@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use super::part::part_mut;
+
 thread_local! {
     static SPARE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
@@ -18,7 +20,7 @@ pub(crate) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) ->
         spare.resize(len + slack, 0.0);
     }
     let start = spare.as_ptr().align_offset(LINE).min(slack);
-    let result = body(spare.get_mut(start..start + len).unwrap_or(&mut []));
+    let result = body(part_mut(&mut spare, start..start + len));
     SPARE.with_borrow_mut(|spares| spares.push(spare));
     result
 }

@@ -5,6 +5,7 @@
 
 use super::element::Element;
 use super::lanes::Lanes;
+use super::part::part_mut;
 use super::rows::{ColumnTile, Rows};
 
 /// Rows of a block at most.
@@ -19,7 +20,8 @@ pub(crate) trait Output {
 impl Output for ColumnTile<'_, f32> {
     #[inline(always)]
     fn part(&mut self, i: usize, panel: usize, width: usize) -> &mut [f32] {
-        self.rows.get_mut(i).and_then(|row| row.get_mut(panel * width..)).unwrap_or(&mut [])
+        debug_assert!(i < self.rows.len(), "row {i} of {}", self.rows.len());
+        self.rows.get_mut(i).map_or(&mut [], |row| part_mut(row, panel * width..))
     }
 }
 
@@ -35,7 +37,7 @@ impl Output for Panels<'_> {
     #[inline(always)]
     fn part(&mut self, i: usize, panel: usize, width: usize) -> &mut [f32] {
         let start = (panel * self.rows + i) * width;
-        self.data.get_mut(start..start + width).unwrap_or(&mut [])
+        part_mut(self.data, start..start + width)
     }
 }
 

@@ -4,6 +4,7 @@ use backend_api::{Heads, Result};
 use crate::CpuTensor;
 use crate::kernel::element::Element;
 use crate::kernel::gemm;
+use crate::kernel::part::part;
 use crate::kernel::rows::{Rows, RowsMut};
 use crate::kernel::rowwise::for_each_row;
 use crate::tensor::{Widened, floats, update, with_floats};
@@ -26,7 +27,7 @@ fn products<K: Element>(heads: Heads, q: Rows<'_, f32>, k: Rows<'_, K>, mut out:
     let keys_of = |kv: usize| k.columns(kv * head_dim..(kv + 1) * head_dim);
     if q.rows() < group {
         for (row, kv) in (0..q.rows()).flat_map(|row| (0..n_kv_heads).map(move |kv| (row, kv))) {
-            let queries = q.row(row).get(kv * group * head_dim..).unwrap_or(&[]);
+            let queries = part(q.row(row), kv * group * head_dim..);
             let Some(queries) = Rows::contiguous(queries, group, head_dim) else { continue };
             let first = row * n_heads + kv * group;
             gemm::matmul(queries, keys_of(kv), out.slice(first..first + group), false);

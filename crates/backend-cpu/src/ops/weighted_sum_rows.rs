@@ -4,6 +4,7 @@ use backend_api::{Heads, Result};
 use crate::CpuTensor;
 use crate::kernel::element::Element;
 use crate::kernel::gemm;
+use crate::kernel::part::part_mut;
 use crate::kernel::rows::{Rows, RowsMut};
 use crate::tensor::{Widened, floats, update, with_floats};
 
@@ -25,7 +26,7 @@ fn products<V: Element>(heads: Heads, weights: Rows<'_, f32>, rows: Rows<'_, V>,
     if out.rows() < group {
         for (row, kv) in (0..out.rows()).flat_map(|row| (0..n_kv_heads).map(move |kv| (row, kv))) {
             let first = row * n_heads + kv * group;
-            let sums = out.row(row).get_mut(kv * group * head_dim..).unwrap_or(&mut []);
+            let sums = part_mut(out.row(row), kv * group * head_dim..);
             let Some(sums) = RowsMut::contiguous(sums, group, head_dim) else { continue };
             gemm::matmul_plain(weights.slice(first..first + group), values_of(kv), sums, false);
         }
