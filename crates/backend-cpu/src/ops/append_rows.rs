@@ -1,3 +1,5 @@
+//! Rows are converted one at a time; one whose position is beyond the end is left out.
+
 use backend_api::ops::AppendRows;
 use backend_api::{DType, Result};
 

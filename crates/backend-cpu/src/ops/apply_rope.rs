@@ -1,3 +1,5 @@
+//! Heads are turned in place, in f32; a row whose position is beyond the tables becomes NaN.
+
 use backend_api::Result;
 use backend_api::ops::ApplyRope;
 

@@ -1,3 +1,5 @@
+//! One thread looks through the logits, which are few beside the weights that were read for them.
+
 use backend_api::Result;
 use backend_api::ops::{Argmax, NO_ID};
 

@@ -1,3 +1,5 @@
+//! Queries are widened; keys and values are read as they are stored, or widened where they differ in type.
+
 use backend_api::Result;
 use backend_api::ops::Attention;
 

@@ -1,3 +1,5 @@
+//! A product per group of heads or per head; the scale is applied to its result.
+
 use backend_api::ops::ComputeAttentionScores;
 use backend_api::{Heads, Result};
 

@@ -1,3 +1,5 @@
+//! Rows are converted one at a time; an id outside the table gives a row of NaN.
+
 use backend_api::Result;
 use backend_api::ops::Embed;
 

@@ -1,3 +1,5 @@
+//! Threads fill parts of the tensor with values that depend on the seed and the index only.
+
 use backend_api::random::uniforms;
 use backend_api::{DType, Error, Result};
 use rayon::prelude::*;

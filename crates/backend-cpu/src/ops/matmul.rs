@@ -1,3 +1,5 @@
+//! Inputs are widened and results narrowed a block of rows at a time; weights are read as they are stored.
+
 use backend_api::Result;
 use backend_api::ops::{Matmul, WeightLayout};
 

@@ -1,3 +1,5 @@
+//! Norm and product go through the caller's scratch; the activation runs while the result is written.
+
 use backend_api::ops::{Matmul, NormSwiglu, RmsNorm, WeightLayout};
 use backend_api::{Io, Result};
 

@@ -1,3 +1,5 @@
+//! The logits are filtered on one thread, and sorted only as far as top-p asks.
+
 use std::cmp::Ordering;
 
 use backend_api::Result;

@@ -1,3 +1,5 @@
+//! A product per group of heads or per head, straight into the columns of the result.
+
 use backend_api::ops::WeightedSumRows;
 use backend_api::{Heads, Result};
 
