@@ -11,7 +11,7 @@ cargo xtask COMMAND
   build-kernels             compiles kernels/*.cu with the pinned NVRTC into crates/backend-cuda/ptx/
   check-kernels             compiles again and compares, assembles for every architecture, checks all declarations
   check-kernels --offline   checks what needs no compiler, and names what it left out
-  tidy                      names functions and files that are longer than the house's sizes";
+  tidy                      names files that are longer than the house's sizes";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -200,7 +200,7 @@ fn mixture(what: &str, dtype: DType, w: &Workload) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use backend_api::Heads;
 
     use super::*;
@@ -208,7 +208,7 @@ mod tests {
     const H200: Card =
         Card { capability: (9, 0), multiprocessors: 132, shared_memory: 226 << 10, library: Some(32 << 20) };
 
-    fn mistral(dtype: DType) -> Workload {
+    pub(crate) fn mistral(dtype: DType) -> Workload {
         Workload {
             hidden_size: 4096,
             intermediate_size: 14_336,

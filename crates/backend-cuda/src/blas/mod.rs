@@ -105,13 +105,10 @@ struct Missing {
     searched: Vec<String>,
 }
 
-/// What is done without the library.
-const WITHOUT: &str = "nothing needs it: own kernels take its place";
-
 impl From<libraries::Missing> for Missing {
     fn from(missing: libraries::Missing) -> Self {
         let reason = format!(
-            "cuBLASLt 12 or 13, which multiplies many rows, {}; {WITHOUT}; to have it, install the CUDA toolkit or `pip install \
+            "cuBLASLt 12 or 13, which multiplies many rows, {}; nothing needs it: own kernels take its place; to have it, install the CUDA toolkit or `pip install \
              nvidia-cublas-cu12`, or put its folder into LD_LIBRARY_PATH (on Windows PATH)",
             missing.reason()
         );

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use backend_api::ops::{Matmul, WeightLayout};
-use backend_api::{Cause, DType, Error, Heads, KernelBackend, Mat, MatMut, Op, Workload};
+use backend_api::{Cause, DType, Error, KernelBackend, Mat, MatMut, Op};
 
 use super::child;
 use crate::CudaBackend;
 use crate::KernelSource;
 use crate::device::Device;
+use crate::forecast::tests::mistral;
 use crate::functions::{self, Functions};
 use crate::kernels::archive;
 
@@ -78,33 +79,16 @@ struct Start {
     product: Duration,
 }
 
-/// Mistral-7B in bf16.
-pub(super) fn mistral() -> Workload {
-    let dtype = DType::BF16;
-    Workload {
-        hidden_size: 4096,
-        intermediate_size: 14_336,
-        vocab_size: 32_000,
-        heads: Heads { n_heads: 32, n_kv_heads: 8, head_dim: 128 },
-        window: None,
-        weights: dtype,
-        cache: dtype,
-        activations: dtype,
-        context: 4096,
-        rows: 2048,
-    }
-}
-
 /// Takes the times in a process of its own, and writes them.
 fn start() {
     let b = CudaBackend::new().unwrap();
     let began = Instant::now();
     if std::env::var_os(ONE_THREAD).is_some() {
-        for key in functions::of_model(&mistral(), b.inner.device.capability) {
+        for key in functions::of_model(&mistral(DType::BF16), b.inner.device.capability) {
             b.inner.functions.get(&b.inner.device, key).unwrap();
         }
     } else {
-        b.prepare(&mistral()).unwrap();
+        b.prepare(&mistral(DType::BF16)).unwrap();
     }
     let kernels = began.elapsed();
     let [x, w, mut out] = [[512, 4096], [4096, 4096], [512, 4096]].map(|shape| {
