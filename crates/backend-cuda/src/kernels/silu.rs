@@ -20,5 +20,5 @@ kernel! {
 
 /// Blocks of a launch.
 pub fn grid(rows: u64, cols: u64) -> u32 {
-    eights(rows, cols, 2)
+    eights(rows, cols, 4)
 }
