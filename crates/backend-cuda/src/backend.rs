@@ -11,7 +11,7 @@ use backend_api::{
     Pending, Result, SlowPath, Workload, tensor_bytes,
 };
 
-use crate::blas::Blas;
+use crate::blas::{self, Blas};
 use crate::builder::CudaBackendBuilder;
 use crate::device::{self, Device, DeviceMemory, PIECE, Reading};
 use crate::functions::{self, Functions};
@@ -229,15 +229,16 @@ impl KernelBackend for CudaBackend {
     fn prefill_chunk(&self) -> usize {
         2048
     }
-    /// Loads the kernels for these types and heads on several threads, and opens cuBLAS beside them. Other kernels are loaded
-    /// when they first run.
+    /// Loads the kernels for these types and heads on several threads, and gets cuBLAS ready beside them. Other kernels are
+    /// loaded when they first run.
     fn prepare(&self, workload: &Workload) -> Result<()> {
-        let Inner { device, functions, blas, pool, .. } = &*self.inner;
+        let Inner { device, functions, .. } = &*self.inner;
         let keys = functions::of_model(workload, device.capability);
         thread::scope(|scope| {
             // Where there is no thread for it, or no library, its absence shows when it is called.
-            let open = || thread::Builder::new().spawn_scoped(scope, || blas.workspace(device, pool)).ok();
-            let library = forecast::calls_library(workload).then(open).flatten();
+            let start =
+                || thread::Builder::new().spawn_scoped(scope, || blas::start(self, workload.weights)).ok();
+            let library = forecast::calls_library(workload).then(start).flatten();
             let loaded = functions.preload(device, &keys);
             let _ = library.map(|library| library.join().unwrap_or_else(|panic| resume_unwind(panic)));
             loaded

@@ -1,5 +1,6 @@
 //! The kernels that a backend has loaded.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -100,8 +101,12 @@ impl Functions {
         Ok(*place.insert(kernel))
     }
 
-    /// Loads several kernels on several threads.
+    /// Loads several kernels on several threads, the longest first: no thread is left alone with one that takes long.
     pub(crate) fn preload(&self, device: &Device, keys: &[Key]) -> Result<()> {
+        let mut keys = keys.to_vec();
+        let length =
+            |(kernel, scalar, weight): Key| archive::length(kernel, scalar, weight, device.capability);
+        keys.sort_by_cached_key(|key| Reverse(length(*key)));
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(key) = keys.get(next.fetch_add(1, Relaxed)) {

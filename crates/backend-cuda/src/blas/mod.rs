@@ -16,7 +16,7 @@ use cudarc::driver::sys::CUstream;
 use libloading::Library;
 
 pub(crate) use choice::By;
-pub(crate) use op::{is_there, matmul};
+pub(crate) use op::{is_there, matmul, start};
 
 use crate::device::{Device, DeviceMemory};
 use crate::graph;

@@ -15,6 +15,12 @@ pub fn ptx(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -
     text(best(kernel, scalar, weight, capability)?.0)
 }
 
+/// How long the text is that [`ptx`] gives, in bytes; 0 where it gives none.
+pub fn length(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> usize {
+    let name = best(kernel, scalar, weight, capability).map_or("", |(name, _)| name);
+    Entries(ARCHIVE).find(|entry| entry.0 == name).map_or(0, |entry| entry.1.0)
+}
+
 /// The target that [`ptx`] chooses: `compute_50`, `compute_90a`, ….
 ///
 /// # Errors
