@@ -2,7 +2,8 @@
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod loading;
+#[path = "../common/mod.rs"]
+mod common;
 #[cfg(target_os = "linux")]
 #[path = "../maps/mod.rs"]
 mod maps;
@@ -18,12 +19,7 @@ use torchless::{
     HostTensor, KernelBackend, LoadOptions, Model, Session, UnifiedTensor, init_backend,
 };
 
-pub(crate) const FOLDER: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../torchless-cli/models/tiny-shakespeare");
-
-fn cpu() -> Backend {
-    init_backend(BackendPreference::Cpu).unwrap()
-}
+use common::{FOLDER, cpu, pattern};
 
 fn cuda() -> Backend {
     init_backend(BackendPreference::Cuda).unwrap()
@@ -73,12 +69,6 @@ fn every_preference_gives_what_it_asks_for() {
         assert_eq!((backend.name(), backend.device().kind(), backend.device().ordinal()), (kind, kind, 0));
     }
     assert!(matches!(init_backend(BackendPreference::CudaDevice(1000)), Err(Error::Unavailable { .. })));
-}
-
-/// Scattered bits, NaNs among them: a conversion on the way would show.
-fn pattern(shape: &[usize], dtype: DType) -> Vec<u8> {
-    let len = dtype.bytes(shape.iter().product()).unwrap();
-    (0..len).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 7) as u8).collect()
 }
 
 fn make(backend: &Backend, shape: &[usize], dtype: DType, bytes: &[u8]) -> UnifiedTensor {

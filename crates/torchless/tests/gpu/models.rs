@@ -1,14 +1,14 @@
 //! Whole models on a GPU, against the f64 reference and against each other.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::Arc;
 
 use conformance::decoder::cases::{Logits, Settings, Stored, some};
 use torchless::{
-    Backend, Config, CudaBackend, CudaBackendBuilder, DType, FinishReason, GenerateOptions, KernelBackend,
-    LoadOptions, Model, ModelShape, SampleParams, Session,
+    Backend, Config, CudaBackend, DType, FinishReason, GenerateOptions, KernelBackend, LoadOptions, Model,
+    ModelShape, SampleParams,
 };
 
+use crate::common::{generate, ids, made};
 use crate::golden_texts;
 
 /// See [`conformance::decoder::cases::Runner`].
@@ -65,13 +65,6 @@ mod compute_80 {
     );
 }
 
-/// A backend of its own, on a context that lives as long as the process: making one takes longer than a model.
-pub(crate) fn made(with: impl Fn(CudaBackendBuilder) -> CudaBackendBuilder) -> CudaBackend {
-    static CONTEXT: OnceLock<CudaBackend> = OnceLock::new();
-    CONTEXT.get_or_init(|| CudaBackend::new().unwrap());
-    with(CudaBackend::builder()).build().unwrap()
-}
-
 /// What an older card would run.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
@@ -88,20 +81,6 @@ fn older_targets_write_the_golden_texts() {
             assert_eq!(prompt + &answer, text, "{target:?}");
         }
     }
-}
-
-/// Mistral-7B with fewer layers and random weights, in bf16.
-fn mistral(backend: CudaBackend, n_layers: usize) -> Model<CudaBackend> {
-    let shape = ModelShape { n_layers, ..ModelShape::named("mistral-7b").unwrap() };
-    Model::random(&Arc::new(backend), Config::from_shape(shape), 1, &LoadOptions::default()).unwrap()
-}
-
-pub(crate) fn ids(tokens: usize) -> Vec<u32> {
-    (0..tokens as u32).map(|i| i.wrapping_mul(7919) % 32_000).collect()
-}
-
-pub(crate) fn generate(tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens: tokens, ignore_eos: true, ..GenerateOptions::default() }
 }
 
 /// No token waits for a kernel: what an answer launches was loaded with the model.
@@ -127,34 +106,6 @@ fn an_answer_loads_no_kernels() {
         assert_eq!(backend.loaded_kernels(), loaded, "{dtype}, cuBLAS {blas}: {launched:?}");
         assert!(["argmax", "sample"].iter().all(|kernel| launched.contains(kernel)), "{launched:?}");
     }
-}
-
-/// Tokens per second of decoding and of a prompt of 2048 tokens: the best of some runs.
-fn rates(model: &Model<CudaBackend>) -> [f64; 2] {
-    let mut session = model.session(2100).unwrap();
-    let mut best = [0f64; 2];
-    for _ in 0..5 {
-        session.truncate(0);
-        let start = Instant::now();
-        session.generate_ids(&ids(2048), &generate(1)).unwrap().for_each(|token| drop(token.unwrap()));
-        best[1] = best[1].max(2048.0 / start.elapsed().as_secs_f64());
-        session.truncate(512);
-        let mut generation = session.generate_ids(&[], &generate(200)).unwrap();
-        generation.by_ref().for_each(|token| drop(token.unwrap()));
-        best[0] = best[0].max(generation.stats().decode_rate());
-    }
-    best
-}
-
-/// Without the library a step is the same, and a prompt half as fast at least.
-#[test]
-#[ignore = "needs an NVIDIA GPU"]
-fn the_driver_alone_is_nearly_as_fast() {
-    let with = rates(&mistral(made(|b| b), 8));
-    let without = rates(&mistral(made(|b| b.blas(false)), 8));
-    println!("decode and prompt, tok/s: {with:.0?} with cuBLAS, {without:.0?} without");
-    assert!(without[0] >= 0.97 * with[0], "decode: {without:?} and {with:?}");
-    assert!(without[1] >= 0.5 * with[1], "prompt: {without:?} and {with:?}");
 }
 
 /// To the last position of the longest context.
@@ -201,38 +152,6 @@ fn short_prompts_are_captured_and_give_the_same_bits() {
                 false => [(0, 0), (0, 0), (0, 0), (1, 0), (0, 1), (0, 1)],
             };
             assert_eq!(counted, want, "{dtype}, {cache}, {tokens} tokens");
-        }
-    }
-}
-
-/// Milliseconds to the first token of short prompts, issued and replayed.
-#[test]
-#[ignore = "needs an NVIDIA GPU"]
-fn captured_prompts_are_not_slower() {
-    // Whatever else runs makes some slow, and none fast.
-    let best = |times: &mut dyn Iterator<Item = f64>| times.fold(f64::INFINITY, f64::min);
-    let small = ModelShape::named("llama-3.2-1b").unwrap();
-    for shape in [small, ModelShape::named("mistral-7b").unwrap()] {
-        let backend = Arc::new(made(|b| b));
-        let model =
-            Model::random(&backend, Config::from_shape(shape.clone()), 1, &LoadOptions::default()).unwrap();
-        let first = |session: &mut Session<CudaBackend>, tokens| {
-            session.truncate(0);
-            backend.synchronize().unwrap();
-            let start = Instant::now();
-            session.generate_ids(&ids(tokens), &generate(1)).unwrap().for_each(|token| drop(token.unwrap()));
-            start.elapsed().as_secs_f64() * 1e3
-        };
-        let mut captured = model.session(1000).unwrap();
-        for tokens in [1, 7, 16, 20, 50, 100, 128, 200] {
-            let again = (0..4).map(|_| first(&mut captured, tokens)).fold(0.0, f64::max);
-            let replayed = best(&mut (0..15).map(|_| first(&mut captured, tokens)));
-            let issued = best(&mut (0..15).map(|_| first(&mut model.session(1000).unwrap(), tokens)));
-            println!(
-                "{} layers, {tokens} tokens: issued {issued:.3} ms, slowest of the first {again:.3}, replayed {replayed:.3}",
-                shape.n_layers
-            );
-            assert!(replayed < 1.1 * issued, "{tokens} tokens: {replayed} ms replayed, {issued} issued");
         }
     }
 }

@@ -1,60 +1,10 @@
 //! What is said beforehand of memory and kernels, against what a run takes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use torchless::{
-    Config, CudaBackend, DType, EstimateRequest, GenerateOptions, KernelBackend, LoadOptions, Model,
-    ModelShape, OnBackend, WeightDtype,
-};
+use torchless::{CudaBackend, DType, KernelBackend, ModelShape, OnBackend, WeightDtype};
 
-/// A model of this shape with random weights.
-fn random(
-    backend: CudaBackend,
-    shape: ModelShape,
-    [dtype, kv_dtype]: [DType; 2],
-    chunk: usize,
-) -> Model<CudaBackend> {
-    let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(kv_dtype), Some(chunk));
-    let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
-    Model::random(&Arc::new(backend), Config::from_shape(shape), 1, &options).unwrap()
-}
-
-/// A prompt of this many tokens, and an answer of so many.
-fn answer(model: &Model<CudaBackend>, context: usize, tokens: usize, answer: usize) {
-    let vocab = model.config().shape.vocab_size as u32;
-    let ids: Vec<u32> = (0..tokens as u32).map(|i| i * 7919 % vocab).collect();
-    let options = GenerateOptions { max_tokens: answer, ignore_eos: true, ..GenerateOptions::default() };
-    let mut session = model.session(context).unwrap();
-    let answered = session
-        .generate_ids(&ids, &options)
-        .unwrap()
-        .inspect(|token| assert!(token.is_ok(), "{token:?}"))
-        .count();
-    assert_eq!(answered, answer);
-}
-
-fn mistral(n_layers: usize) -> ModelShape {
-    ModelShape { n_layers, ..ModelShape::named("mistral-7b").unwrap() }
-}
-
-fn request<'s>(
-    shape: &'s ModelShape,
-    dtype: WeightDtype,
-    context: usize,
-    chunk: usize,
-) -> EstimateRequest<'s> {
-    let activation_bytes = dtype.bytes() as usize;
-    EstimateRequest {
-        shape,
-        dtype,
-        kv_dtype: dtype,
-        context,
-        batch: 1,
-        prefill_chunk: chunk,
-        activation_bytes,
-    }
-}
+use crate::common::{answer, mistral, random, request};
 
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
@@ -87,26 +37,6 @@ fn the_estimate_is_the_high_water_mark() {
             );
         }
     }
-}
-
-/// Chunks of 2048 tokens at the sizes of Mistral-7B; how many layers there are adds to weights and cache alone.
-#[test]
-#[ignore = "needs an NVIDIA GPU"]
-fn a_prompt_needs_at_most_600_mib_beside_weights_and_cache() {
-    let (shape, context) = (mistral(2), 8192);
-    let backend = CudaBackend::new().unwrap();
-    let before = backend.memory().free.unwrap();
-    let model = random(backend, shape.clone(), [DType::BF16; 2], 2048);
-    let exact = request(&shape, WeightDtype::Bf16, context, 2048).estimate().unwrap();
-    let of_model = exact.weights() + exact.kv_cache;
-    answer(&model, context, 5000, 20);
-    let memory = model.backend().memory();
-    let session = model.session(context).unwrap();
-    // Of the pool, and of the whole device: kernels, the library and what is reserved for later included.
-    let beyond = [memory.high_water - of_model, before - model.backend().memory().free.unwrap() - of_model];
-    println!("beside weights and cache: {beyond:?} bytes");
-    drop(session);
-    assert!(beyond.iter().all(|bytes| *bytes <= 600 << 20), "{beyond:?}");
 }
 
 /// Kernels that take any shape on any card, and have a faster twin.

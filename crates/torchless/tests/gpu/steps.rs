@@ -7,8 +7,8 @@ use torchless::{
     SampleParams, Session,
 };
 
+use crate::common::{generate, ids, made};
 use crate::difference;
-use crate::models::{generate, ids, made};
 
 /// Allocations, writes and reads; captures and replays.
 type Cost = ([u64; 3], [u64; 2]);

@@ -2,7 +2,8 @@
 
 use torchless::{DType, DeviceTensor, Error, KernelBackend, init_backend};
 
-use crate::{cpu, make, pattern};
+use crate::common::{cpu, pattern};
+use crate::make;
 
 /// Between two cards, both ways, and from each to the CPU.
 #[test]

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use torchless::{DType, KernelBackend, LoadOptions, Model};
 
-use crate::models::made;
-use crate::{FOLDER, cpu, pattern};
+use crate::alone;
+use crate::common::{FOLDER, cpu, made, pattern};
 
 /// Name and shape.
 type Named = (String, Vec<usize>);
@@ -123,6 +123,7 @@ fn what_is_written_is_a_model() {
 #[test]
 #[ignore = "needs an NVIDIA GPU, and 15 GB of memory or disk"]
 fn mistral_7b_loads_from_the_page_cache_in_time() {
+    let _alone = alone();
     let (folder, bytes) = stored().unwrap();
     let load = || {
         let backend = Arc::new(made(|b| b));
