@@ -85,7 +85,7 @@ pub(crate) fn softmax(b: &B, op: Softmax<'_, T>) -> Result<()> {
 
 pub(crate) fn silu(b: &B, op: Silu<'_, T>) -> Result<()> {
     let InOut { scalar, x, x_stride, out, out_stride, rows, cols, .. } = io("silu", op.io, None)?;
-    let launch = b.launch("silu", scalar, scalar, kernels::silu::grid(rows, cols))?;
+    let launch = b.launch("silu", scalar, scalar, kernels::silu::grid(rows, cols, scalar))?;
     let args = kernels::silu::Args { out, out_stride, x, x_stride, rows, cols };
     // SAFETY: the operands are windows of tensors of this type, checked to have this extent.
     launched("silu", unsafe { args.launch(launch) })

@@ -18,7 +18,7 @@ const LONGEST: usize = 256;
 /// Samples of a benchmark.
 const SAMPLES: usize = 10;
 
-/// Before each sample: working without a break, a card lowers its clocks by and by to keep to its power.
+/// Between bursts of products: computing without a break, a card lowers its clocks by and by to keep to its power.
 pub(crate) const REST: Duration = Duration::from_millis(20);
 
 /// What an operation moves and computes.
@@ -190,14 +190,17 @@ impl Bench {
             return;
         }
         let backend = if case.by == By::Own { self.own.clone() } else { self.backend.clone() };
-        let mut work = None;
+        let (mut work, limits, bound, dtype) = (None, self.limits, case.bound, case.dtype);
         self.time(case, |operations| {
             let work = work.get_or_insert_with(|| {
                 let mut work = setup(&backend).unwrap();
                 work.prepare(&backend).unwrap();
                 work
             });
-            sleep(REST);
+            let (moving, computing) = limits.seconds(work.cost(), bound, dtype);
+            if computing > moving {
+                sleep(REST);
+            }
             (work.seconds(&backend, operations).unwrap(), work.cost())
         });
         drop(work);

@@ -1,5 +1,7 @@
 //! Launches `kernels/silu.cu`.
 
+use backend_api::DType;
+
 use super::grid::eights;
 use crate::launch::{In, Out, Scalar, kernel};
 
@@ -18,7 +20,7 @@ kernel! {
     targets = "compute_50 compute_80",
 }
 
-/// Blocks of a launch.
-pub fn grid(rows: u64, cols: u64) -> u32 {
-    eights(rows, cols, 4)
+/// Blocks of a launch over elements of this type.
+pub fn grid(rows: u64, cols: u64, scalar: DType) -> u32 {
+    eights(rows, cols, if scalar == DType::F32 { 2 } else { 4 })
 }
