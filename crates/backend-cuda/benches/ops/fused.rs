@@ -20,10 +20,15 @@ pub(crate) fn all(bench: &mut Bench) {
         let token =
             |op, outputs: usize| Case::new(op, format!("1 × {outputs} × {HIDDEN}"), dtype, Bound::Read);
         bench.run(token("norm_qkv_rope_append", qkv), |b| norm_qkv_rope_append(b, dtype));
-        bench.run(token("norm_swiglu", 2 * FFN), |b| norm_swiglu(b, dtype));
+        bench.run(token("norm_swiglu", 2 * FFN), |b| norm_swiglu(b, 1, dtype));
         let prompt = |op, cols: usize| Case::new(op, format!("{PROMPT} × {cols}"), dtype, Bound::Copy);
         bench.run(prompt("rope_append", qkv), |b| rope_append(b, dtype));
         bench.run(prompt("swiglu", FFN), |b| swiglu(b, dtype));
+    }
+    let dtype = DType::BF16;
+    for rows in [512, PROMPT] {
+        let shape = format!("{rows} × {} × {HIDDEN}", 2 * FFN);
+        bench.run(Case::new("norm_swiglu", shape, dtype, Bound::Read), |b| norm_swiglu(b, rows, dtype));
     }
 }
 
@@ -129,11 +134,11 @@ fn gated(b: &CudaBackend, rows: usize, dtype: DType) -> Result<[T; 2]> {
     Ok([random(b, &[rows, 2 * FFN], dtype)?, b.alloc(&[rows, FFN], dtype)?])
 }
 
-fn norm_swiglu(b: &CudaBackend, dtype: DType) -> Result<Work> {
+fn norm_swiglu(b: &CudaBackend, rows: usize, dtype: DType) -> Result<Work> {
     let shape = [2 * FFN, HIDDEN];
     let n = sets(dtype.bytes(shape[0] * shape[1]).unwrap());
     let weights = (0..n).map(|_| random(b, &shape, dtype)).collect::<Result<Vec<_>>>()?;
-    let (mut gate, mut out) = (Gate::new(b, 1, HIDDEN, dtype)?, gated(b, 1, dtype)?);
+    let (mut gate, mut out) = (Gate::new(b, rows, HIDDEN, dtype)?, gated(b, rows, dtype)?);
     Ok(Work::new(n, move |b, i| issue(gate.op(&weights[i], &mut out), |op| b.norm_swiglu(op))))
 }
 

@@ -127,6 +127,8 @@ pub(crate) enum By {
     Torchless,
     /// The backend without cuBLAS.
     Own,
+    /// The same with the kernels that a card of compute capability 8.0 takes.
+    Older,
     Cublas,
 }
 
@@ -135,6 +137,7 @@ impl By {
         match self {
             Self::Torchless => "",
             Self::Own => "/own",
+            Self::Older => "/own-8.0",
             Self::Cublas => "/cublas",
         }
     }
@@ -178,6 +181,7 @@ pub(crate) struct Bench {
     pub(crate) criterion: Criterion,
     pub(crate) backend: CudaBackend,
     pub(crate) own: CudaBackend,
+    pub(crate) older: CudaBackend,
     pub(crate) has_blas: bool,
     pub(crate) limits: Limits,
     pub(crate) results: Vec<Measured>,
@@ -189,7 +193,11 @@ impl Bench {
         if case.by == By::Cublas && !self.has_blas {
             return;
         }
-        let backend = if case.by == By::Own { self.own.clone() } else { self.backend.clone() };
+        let backend = match case.by {
+            By::Torchless | By::Cublas => self.backend.clone(),
+            By::Own => self.own.clone(),
+            By::Older => self.older.clone(),
+        };
         let (mut work, limits, bound, dtype) = (None, self.limits, case.bound, case.dtype);
         self.time(case, |operations| {
             let work = work.get_or_insert_with(|| {

@@ -52,8 +52,9 @@ pub(crate) fn print(bench: &Bench) {
         let Rate { value, unit, digits, share } = rate(m, &bench.limits);
         let (cublas, faster) = beside(bench, m);
         let (op, shape, dtype) = (m.case.op, &m.case.shape, m.case.dtype);
+        let older = if m.case.by == By::Older { ", as on 8.0" } else { "" };
         println!(
-            "| {op} | {shape} | {dtype} | {} | {value:.digits$} {unit} | {:.0} % | {cublas} | {faster} |",
+            "| {op}{older} | {shape} | {dtype} | {} | {value:.digits$} {unit} | {:.0} % | {cublas} | {faster} |",
             time(m.seconds),
             100.0 * share,
         );

@@ -3,7 +3,8 @@
 use backend_cuda::backend_api::ops::{Add, ApplyRope, Mul, RmsNorm, Silu, Softmax};
 use backend_cuda::{At, CudaBackend, CudaTensor, DType, HostTensor, Io, KernelBackend, Mat, MatMut, Result};
 
-use crate::measure::{Bench, Bound, Case, Cost, Work, issue, random};
+use crate::measure::{Bench, Bound, Case, Cost, Work, issue, random, sets};
+use crate::tokens::{HIDDEN, PROMPT};
 
 const ROWS: usize = 65_536;
 const COLS: usize = 8192;
@@ -30,6 +31,21 @@ pub(crate) fn all(bench: &mut Bench) {
         bench
             .run(case("mul"), |b| two_inputs(b, dtype, |b, io, y| issue(Mul { io, y }, |op| b.mul_into(op))));
     }
+    // As a prompt takes it: the stream is in f32, the product's operand in 16 bits.
+    let case = Case::new("rmsnorm", format!("{PROMPT} × {HIDDEN}, f32 to bf16"), DType::F32, Bound::Copy);
+    bench.run(case, norm_of_prompt);
+}
+
+fn norm_of_prompt(b: &CudaBackend) -> Result<Work> {
+    let n = sets(6 * PROMPT * HIDDEN);
+    let set = |_| Ok((random(b, &[PROMPT, HIDDEN], DType::F32)?, b.alloc(&[PROMPT, HIDDEN], DType::BF16)?));
+    let mut sets = (0..n).map(set).collect::<Result<Vec<_>>>()?;
+    let weight = random(b, &[HIDDEN], DType::BF16)?;
+    Ok(Work::new(n, move |b, i| {
+        let (x, out) = &mut sets[i];
+        let io = Io::Into(Mat::new(x), MatMut::new(out));
+        issue(RmsNorm { io, weight: Mat::vector(&weight), eps: 1e-5 }, |op| b.rmsnorm_into(op))
+    }))
 }
 
 /// An input and an output are many times what the L2 holds, so that one pair of them is enough.
