@@ -90,8 +90,10 @@ fn many_rows(b: &CudaBackend, op: Matmul<'_, CudaTensor>, (scalar, weight, wide)
     let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(layout == WeightLayout::InOut), u32::from(accumulate));
-    let launch = b.launch("matmul", scalar, weight, matmul::grid(m, n))?;
-    let args = matmul::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide };
+    let (grid, large) = matmul::grid(m, n, b.inner.device.multiprocessors);
+    let (launch, large) = (b.launch("matmul", scalar, weight, grid)?, u32::from(large));
+    let args =
+        matmul::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, large };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
     launched("matmul", unsafe { args.launch(launch) })
 }

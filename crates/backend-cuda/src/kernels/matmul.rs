@@ -18,16 +18,16 @@ kernel! {
         plain: u32,
         accumulate: u32,
         wide: u32,
+        large: u32,
     ),
     block = 256,
     types = "f32-f32 f16-f16 bf16-bf16 f32-f16 f32-bf16",
     targets = "compute_50",
 }
 
-/// Rows and columns of the output that a block computes.
-const TILE: u64 = 64;
-
-/// Blocks of a launch.
-pub fn grid(m: u64, n: u64) -> u32 {
-    blocks(m.div_ceil(TILE).saturating_mul(n.div_ceil(TILE)))
+/// Blocks of a launch, and whether their tiles are large: where there are enough of these for the card.
+pub fn grid(m: u64, n: u64, multiprocessors: u32) -> (u32, bool) {
+    let tiles = |side| m.div_ceil(side).saturating_mul(n.div_ceil(side));
+    let large = 4 * tiles(128).min(1 << 32) >= 3 * u64::from(multiprocessors);
+    (blocks(tiles(if large { 128 } else { 64 })), large)
 }
