@@ -128,7 +128,7 @@ fn a_prompt_needs_at_most_600_mib_beside_weights_and_cache() {
     let backend = CudaBackend::new().unwrap();
     let before = backend.memory().free.unwrap();
     let model = random(backend, shape.clone(), [DType::BF16; 2], 2048);
-    let exact = request(&shape, WeightDtype::Bf16, context, 2048).estimate().unwrap();
+    let exact = request(&shape, [WeightDtype::Bf16; 2], context, 2048).estimate().unwrap();
     let of_model = exact.weights() + exact.kv_cache;
     answer(&model, context, 5000, 20);
     let memory = model.backend().memory();

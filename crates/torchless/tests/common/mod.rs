@@ -68,18 +68,10 @@ pub(crate) fn mistral(n_layers: usize) -> ModelShape {
 
 pub(crate) fn request<'s>(
     shape: &'s ModelShape,
-    dtype: WeightDtype,
+    [dtype, kv_dtype]: [WeightDtype; 2],
     context: usize,
     chunk: usize,
 ) -> EstimateRequest<'s> {
     let activation_bytes = dtype.bytes() as usize;
-    EstimateRequest {
-        shape,
-        dtype,
-        kv_dtype: dtype,
-        context,
-        batch: 1,
-        prefill_chunk: chunk,
-        activation_bytes,
-    }
+    EstimateRequest { shape, dtype, kv_dtype, context, batch: 1, prefill_chunk: chunk, activation_bytes }
 }

@@ -12,30 +12,38 @@ fn the_estimate_is_the_high_water_mark() {
     let small = ModelShape::named("llama-3.2-1b").unwrap();
     let odd =
         ModelShape { hidden_size: 2056, head_dim: 40, n_layers: 5, vocab_size: 50_000, ..small.clone() };
-    for (name, shape, dtype, context, chunk) in [
-        ("mistral", mistral(4), WeightDtype::Bf16, 5000, 2048),
-        ("odd", odd, WeightDtype::F16, 1333, 700),
-        ("small", small, WeightDtype::F32, 1025, 512),
+    let one_head = ModelShape { n_kv_heads: 1, n_layers: 2, ..small.clone() };
+    let [f32, f16, bf16] = [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16];
+    let (hopper, ampere, oldest) = ((9, 0), (8, 0), (5, 0));
+    for (name, shape, types, context, chunk, target) in [
+        ("mistral", mistral(4), [bf16; 2], 5000, 2048, hopper),
+        ("mistral, f16", mistral(4), [f16; 2], 9000, 512, hopper),
+        ("mistral, f16 cache", mistral(3), [bf16, f16], 5000, 2048, hopper),
+        ("mistral on 8.0", mistral(4), [bf16; 2], 5000, 2048, ampere),
+        ("mistral on 5.0", mistral(4), [bf16; 2], 5000, 300, oldest),
+        ("odd", odd, [f16; 2], 1333, 700, hopper),
+        ("small", small, [f32; 2], 1025, 512, hopper),
+        ("one key head", one_head, [f32; 2], 9000, 512, hopper),
     ] {
         for blas in [true, false] {
-            let backend = CudaBackend::builder().blas(blas).build().unwrap();
-            let stored = match dtype {
-                WeightDtype::F32 => DType::F32,
-                WeightDtype::F16 => DType::F16,
-                _ => DType::BF16,
-            };
-            let want = request(&shape, dtype, context, chunk).estimate_on(&OnBackend(&backend)).unwrap();
-            let model = random(backend, shape.clone(), [stored; 2], chunk);
+            let backend = CudaBackend::builder().blas(blas).kernel_target(target).build().unwrap();
+            let want = request(&shape, types, context, chunk).estimate_on(&OnBackend(&backend)).unwrap();
+            let model = random(backend, shape.clone(), types.map(stored), chunk);
             answer(&model, context, chunk + 100, 8);
             let got = model.backend().memory().high_water;
             let ratio = want.total() as f64 / got as f64;
-            println!("{name}, cuBLAS {blas}: estimated {}, held {got}: {ratio:.5}", want.total());
-            assert!(
-                (ratio - 1.0).abs() < 0.01,
-                "{name}, cuBLAS {blas}: estimated {}, held {got}",
-                want.total()
-            );
+            let what = format!("{name}, cuBLAS {blas}: estimated {}, held {got}: {ratio:.5}", want.total());
+            println!("{what}");
+            assert!((ratio - 1.0).abs() < 0.01, "{what}");
         }
+    }
+}
+
+fn stored(dtype: WeightDtype) -> DType {
+    match dtype {
+        WeightDtype::F32 => DType::F32,
+        WeightDtype::F16 => DType::F16,
+        _ => DType::BF16,
     }
 }
 
