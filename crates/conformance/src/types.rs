@@ -18,6 +18,11 @@ impl Types {
         self.x != self.w || self.x != self.out
     }
 
+    /// Whether a decoder of some backend begins a layer so: from its residual stream of f32 to f32 or the type of the weights.
+    pub(crate) fn is_residual(&self) -> bool {
+        self.x == DType::F32 && [DType::F32, self.w].contains(&self.out)
+    }
+
     /// One type throughout, which every backend takes.
     pub(crate) fn uniform() -> impl Iterator<Item = Self> {
         DType::FLOATS.into_iter().map(|d| Self { x: d, w: d, out: d })

@@ -72,6 +72,16 @@ fn reference(inputs: &Inputs, stored: DType) -> Outputs {
     out
 }
 
+/// Heads and hidden_size of a token at which what streams weights past an f32 row goes round its loops: rows that one, two and
+/// four warps share, of whole rounds and not, and the longest that kernels take.
+const LONG: &[(Heads, usize)] = &[
+    (Heads { n_heads: 2, n_kv_heads: 1, head_dim: 20 }, 2040),
+    (Heads { n_heads: 2, n_kv_heads: 1, head_dim: 80 }, 4096),
+    (Heads { n_heads: 3, n_kv_heads: 1, head_dim: 12 }, 5000),
+    (Heads { n_heads: 2, n_kv_heads: 1, head_dim: 16 }, 8192),
+    (Heads { n_heads: 1, n_kv_heads: 1, head_dim: 4 }, 24_576),
+];
+
 /// Runs the cases.
 ///
 /// # Errors
@@ -102,6 +112,11 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
                 check(&mut run, places, types, (heads, shape, tables), &consecutive(first, shape.0))?;
             }
         }
+    }
+    let long = if group == Group::Full { LONG } else { &[] };
+    for (types, (heads, hidden)) in run.grid(long, &[]).into_iter().filter(|(types, _)| types.is_residual()) {
+        let places = &run.places()[..1];
+        check(&mut run, places, types, (heads, (1, hidden, 7), 9), &consecutive(5, 1))?;
     }
     for types in run.required() {
         // Positions in the cache that the tables do not reach, and outside both.

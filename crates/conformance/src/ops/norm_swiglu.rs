@@ -48,6 +48,16 @@ pub fn reference(x: &Host, norm: &Host, eps: f32, w: &Host, types: (DType, DType
     (0..x.rows).flat_map(row).collect()
 }
 
+/// Shapes at which what streams weights past one row goes round its loops, for an f32 row beside weights of every type: rows
+/// that one, two and four warps share, of whole rounds and not, and the longest that kernels take; and a prompt whose product
+/// takes each slot of a ring many times.
+const LONG: &[(usize, usize, usize)] =
+    &[(1, 2040, 131), (1, 4096, 301), (1, 5000, 133), (1, 8192, 64), (1, 24_576, 9), (300, 4096, 300)];
+
+/// As many tiles of 256 rows by 112 outputs as 66 clusters of blocks, those of an H200, compute in two turns without a rest: a
+/// product beside which cuBLAS is not asked, and whose second tiles find the ring where the first have left it.
+const TILES: &[(usize, usize, usize)] = &[(512, 328, 7392)];
+
 /// Runs the cases.
 ///
 /// # Errors
@@ -78,7 +88,23 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         let places = run.places_of(0);
         check(&mut run, places, types, shape)?;
     }
+    let (long, tiles) = if group == Group::Full { (LONG, TILES) } else { (&[][..], &[][..]) };
+    let long = run.grid(long, &[]).into_iter().filter(|(types, _)| types.is_residual());
+    let tiles = run.grid(tiles, &[]).into_iter().filter(|(t, _)| t.is_residual() && t.out != DType::F32);
+    for (types, shape) in long.chain(tiles) {
+        let places = &run.places()[..1];
+        check(&mut run, places, types, shape)?;
+    }
     Ok(run.report())
+}
+
+/// Rows of `x`, gates and ups that differ, which the others repeat: the reference of a large case is that of a small one. A
+/// prime, so that neighbouring tiles differ.
+const DISTINCT: usize = 61;
+
+/// Row `i` of the result is row `of_row(i)` of `few`.
+fn repeated(few: &Host, rows: usize, of_row: impl Fn(usize) -> usize) -> Host {
+    Host { rows, data: (0..rows).flat_map(|i| few.row(of_row(i)).iter().copied()).collect(), ..*few }
 }
 
 fn check<B: KernelBackend>(
@@ -88,11 +114,17 @@ fn check<B: KernelBackend>(
     (rows, hidden, ffn): (usize, usize, usize),
 ) -> Result<(), Failure> {
     let case = Case::new(types, format_args!("{rows} x {hidden}, intermediate {ffn}"));
-    let eps = 1e-2;
-    let x = Host::random(case.seed, (rows, hidden), types.x, 2.0);
+    let (eps, tokens, outputs) = (1e-2, rows.min(DISTINCT), ffn.min(DISTINCT));
+    let x = Host::random(case.seed, (tokens, hidden), types.x, 2.0);
     let norm = Host::random(case.seed + 1, (1, hidden), types.w, 1.5);
-    let w = Host::random(case.seed + 2, (2 * ffn, hidden), types.w, 3.0 / (hidden as f32).sqrt());
-    let want = reference(&x, &norm, eps, &w, (types.out, types.out));
+    let w = Host::random(case.seed + 2, (2 * outputs, hidden), types.w, 3.0 / (hidden as f32).sqrt());
+    let few = reference(&x, &norm, eps, &w, (types.out, types.out));
+    let want: Vec<Want> = (0..rows)
+        .flat_map(|i| (0..ffn).map(move |j| i % DISTINCT * outputs + j % DISTINCT))
+        .map(|at| few[at])
+        .collect();
+    let x = repeated(&x, rows, |i| i % DISTINCT);
+    let w = repeated(&w, 2 * ffn, |j| j % ffn % DISTINCT + j / ffn * outputs);
     for place in places {
         run.case(&case, &format!("{place:?}"), |b| {
             let (x, norm) = (Slot::new(b, &x, *place)?, Slot::new(b, &norm, *place)?);

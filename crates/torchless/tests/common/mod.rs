@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use torchless::{
     Backend, BackendPreference, Config, CudaBackend, CudaBackendBuilder, DType, EstimateRequest,
-    GenerateOptions, LoadOptions, Model, ModelShape, WeightDtype, init_backend,
+    GenerateOptions, KernelBackend, LoadOptions, Model, ModelShape, WeightDtype, init_backend,
 };
 
 pub(crate) const FOLDER: &str =
@@ -36,12 +36,12 @@ pub(crate) fn generate(tokens: usize) -> GenerateOptions {
 }
 
 /// A model of this shape with random weights.
-pub(crate) fn random(
-    backend: CudaBackend,
+pub(crate) fn random<B: KernelBackend>(
+    backend: B,
     shape: ModelShape,
     [dtype, kv_dtype]: [DType; 2],
     chunk: usize,
-) -> Model<CudaBackend> {
+) -> Model<B> {
     let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(kv_dtype), Some(chunk));
     let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
     Model::random(&Arc::new(backend), Config::from_shape(shape), 1, &options).unwrap()

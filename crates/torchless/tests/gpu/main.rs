@@ -4,9 +4,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod issued;
 #[cfg(target_os = "linux")]
 #[path = "../maps/mod.rs"]
 mod maps;
+mod mistral;
 mod models;
 mod planned;
 mod steps;
