@@ -8,7 +8,7 @@ use std::thread;
 use backend_api::ops::*;
 use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, KernelBackend, MemoryInfo,
-    Pending, Result, SlowPath, Workload, tensor_bytes,
+    Pending, Result, SlowPath, Workload,
 };
 
 use crate::blas::{self, Blas};
@@ -18,7 +18,6 @@ use crate::functions::{self, Functions};
 use crate::graph::{self, CudaGraph, Run};
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, size_class};
-use crate::tensor::Written;
 use crate::{CudaTensor, bandwidth, forecast, fused, heads, ops, products};
 
 /// Outputs that blocks may share in one launch.
@@ -280,12 +279,9 @@ impl KernelBackend for CudaBackend {
         bandwidth::read(self)
     }
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
-        self.inner.device.alive()?;
-        graph::refuse(&self.inner.device, "alloc")?;
-        let block = Arc::new(self.inner.pool.allocate(tensor_bytes(shape, dtype)?)?);
+        let tensor = CudaTensor::new(self, &self.inner.pool, shape, dtype)?;
         self.inner.allocations.fetch_add(1, Relaxed);
-        let (shape, device, written) = (shape.to_vec(), self.inner.id, Written::default());
-        Ok(CudaTensor { block, shape, dtype, device, written })
+        Ok(tensor)
     }
     fn upload(&self, shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<CudaTensor> {
         let tensor = self.alloc(shape, dtype)?;
