@@ -45,7 +45,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeviceArgs {
-    /// Device to run on: auto, cpu, cuda or cuda:N; auto is the first GPU, or the CPU where none is usable.
+    /// Device to run on: auto, cpu, cuda or cuda:N; auto is the first usable GPU, or the CPU where there is none.
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
     pub(crate) device: BackendPreference,
     /// CPU threads [default: one per core].

@@ -26,6 +26,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub(crate) fn backend(device: BackendPreference, threads: Option<usize>) -> Result<Arc<Backend>, Failure> {
     let options = torchless::BackendOptions { threads };
     let backend = init_backend_with(device, &options)?;
+    let taken = backend.report().iter().find(|c| c.is_usable()).map_or(device, |c| c.preference);
     for candidate in backend.report() {
         tracing::debug!(
             backend = candidate.backend,
@@ -33,8 +34,8 @@ pub(crate) fn backend(device: BackendPreference, threads: Option<usize>) -> Resu
             reason = candidate.reason
         );
         if !candidate.is_usable() && worth_saying(candidate.cause) {
-            let (left, taken) = (candidate.preference, backend.name());
-            note(&one_line(&format!("{left} cannot be used, taking {taken}: {}", candidate.reason)));
+            let (left, why) = (candidate.preference, &candidate.reason);
+            note(&one_line(&format!("{left} cannot be used, taking {taken}: {why}")));
         }
     }
     Ok(Arc::new(backend))
