@@ -46,7 +46,8 @@ pub(crate) struct Inner {
     pub(crate) device: Arc<Device>,
     /// The last is the largest.
     scratch: Mutex<Vec<Arc<Block<DeviceMemory>>>>,
-    counters: Block<DeviceMemory>,
+    /// 0 between launches.
+    pub(crate) counters: Arc<Block<DeviceMemory>>,
     pub(crate) blas: Blas,
     launches: AtomicU64,
     allocations: AtomicU64,
@@ -102,7 +103,7 @@ impl CudaBackend {
         let source = options.source()?;
         let device = Device::open(options.device, options.kernel_target)?;
         let pool = Pool::new(DeviceMemory(device.clone()), options.poison);
-        let counters = pool.allocate(COUNTERS * size_of::<u32>())?;
+        let counters = Arc::new(pool.allocate(COUNTERS * size_of::<u32>())?);
         device.clear(counters.address(), counters.bytes() as usize)?;
         let inner = Inner {
             id: DeviceId::unique("cuda", options.device),
@@ -171,7 +172,7 @@ impl CudaBackend {
         }
     }
 
-    /// [`COUNTERS`] numbers, all 0 between launches: blocks that share an output count themselves.
+    /// [`COUNTERS`] numbers: blocks that share an output count themselves.
     pub(crate) fn arrivals(&self) -> Out<'_, u32> {
         Out::new(self.inner.counters.address(), COUNTERS)
     }

@@ -88,7 +88,16 @@ impl CudaTensor {
         b.inner.device.alive()?;
         graph::refuse(&b.inner.device, "alloc")?;
         let block = Arc::new(pool.allocate(tensor_bytes(shape, dtype)?)?);
-        Ok(Self { block, shape: shape.to_vec(), dtype, device: b.device(), written: Written::default() })
+        Ok(Self::of(b, block, shape, dtype))
+    }
+
+    /// u32 `[1]` that is 0, and must not be written.
+    pub(crate) fn zero(b: &CudaBackend) -> Self {
+        Self::of(b, b.inner.counters.clone(), &[1], DType::U32)
+    }
+
+    fn of(b: &CudaBackend, block: Arc<Block<DeviceMemory>>, shape: &[usize], dtype: DType) -> Self {
+        Self { block, shape: shape.to_vec(), dtype, device: b.device(), written: Written::default() }
     }
 
     pub(crate) fn bytes(&self) -> usize {
