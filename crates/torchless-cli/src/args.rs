@@ -19,7 +19,8 @@ pub(crate) struct Cli {
 const AFTER_HELP: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n\
     RUST_LOG=debug logs what is done to standard error.";
 
-const BENCH_HELP: &str = "A named shape gets random weights, made on the device. Lengths and depths of the default that do \
+const BENCH_HELP: &str = "A named shape gets random weights, made on the device. The peak is that of our own kernels where no \
+    library makes products, and says so. Lengths and depths of the default that do \
     not fit into the context are left out; one that was asked for and does not fit makes the exit status 1, after the others are \
     measured.";
 

@@ -53,7 +53,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     // The larger of two: other work on the machine makes a probe slow, never fast.
     let again = backend.read_bandwidth().ok();
     let bandwidth = bandwidth.into_iter().chain(again).reduce(f64::max);
-    report.compare_with(bandwidth, product_peak(&*backend, dtype).ok());
+    let peak = product_peak(&*backend, dtype).ok();
+    report.compare_with(bandwidth, peak, matches!(backend.product_library(), Ok(Some(_))));
     let shown = print(&(report.prompts() + &report.decodes() + &report.memory()));
     if let Some(file) = outputs.0 {
         file.write(&json(&report)?)?;

@@ -55,8 +55,16 @@ fn the_benchmark_runs() {
     let text =
         torchless(args.iter().chain(&["--dtype", "f32", "--repeat", "1", "--json", json.to_str().unwrap()]))
             .ok();
-    let parts =
-        ["cuda: ", "cuBLAS", "tok/s", "GB/s", "read bandwidth", "first token ms", "kernels, libraries"];
+    let parts = [
+        "cuda: ",
+        "cuBLAS",
+        "tok/s",
+        "GB/s",
+        "peak of products",
+        "read bandwidth",
+        "first token ms",
+        "kernels, libraries",
+    ];
     for part in parts.into_iter().chain(["slow: attention of a prompt: f32"]) {
         assert!(text.contains(part), "{text}");
     }
