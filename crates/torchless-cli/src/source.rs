@@ -122,6 +122,14 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The type of a model's weights, and of its cache where that is another.
+pub(crate) fn types(model: &Model<Backend>) -> String {
+    match (model.dtype(), model.kv_dtype()) {
+        (weights, cache) if weights == cache => weights.to_string(),
+        (weights, cache) => format!("{weights}, KV cache in {cache}"),
+    }
+}
+
 /// The context that is asked for, or the default.
 ///
 /// # Errors

@@ -221,9 +221,6 @@ fn wrong_values_are_usage_errors() {
         ("--repeat", "0"),
         ("--context", "0"),
         ("--context", "2000"),
-        ("--kv-dtype", "u32"),
-        ("--prefill-chunk", "0"),
-        ("--dtype", "u32"),
     ] {
         torchless(["bench", &format!("{option}={value}")]).fails(2, &[option]);
     }
