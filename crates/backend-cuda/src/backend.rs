@@ -8,7 +8,7 @@ use std::thread;
 use backend_api::ops::*;
 use backend_api::{
     Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Error, Fill, KernelBackend, MemoryInfo,
-    Pending, Result, SlowPath, Workload, tensor_bytes,
+    Pending, Result, SlowPath, Workload,
 };
 
 use crate::blas::{self, Blas};
@@ -18,7 +18,6 @@ use crate::functions::{self, Functions};
 use crate::graph::{self, CudaGraph, Run};
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, size_class};
-use crate::tensor::Written;
 use crate::{CudaTensor, bandwidth, forecast, fused, heads, ops, products};
 
 /// Outputs that blocks may share in one launch.
@@ -47,7 +46,8 @@ pub(crate) struct Inner {
     pub(crate) device: Arc<Device>,
     /// The last is the largest.
     scratch: Mutex<Vec<Arc<Block<DeviceMemory>>>>,
-    counters: Block<DeviceMemory>,
+    /// 0 between launches.
+    pub(crate) counters: Arc<Block<DeviceMemory>>,
     pub(crate) blas: Blas,
     launches: AtomicU64,
     allocations: AtomicU64,
@@ -103,7 +103,7 @@ impl CudaBackend {
         let source = options.source()?;
         let device = Device::open(options.device, options.kernel_target)?;
         let pool = Pool::new(DeviceMemory(device.clone()), options.poison);
-        let counters = pool.allocate(COUNTERS * size_of::<u32>())?;
+        let counters = Arc::new(pool.allocate(COUNTERS * size_of::<u32>())?);
         device.clear(counters.address(), counters.bytes() as usize)?;
         let inner = Inner {
             id: DeviceId::unique("cuda", options.device),
@@ -172,7 +172,7 @@ impl CudaBackend {
         }
     }
 
-    /// [`COUNTERS`] numbers, all 0 between launches: blocks that share an output count themselves.
+    /// [`COUNTERS`] numbers: blocks that share an output count themselves.
     pub(crate) fn arrivals(&self) -> Out<'_, u32> {
         Out::new(self.inner.counters.address(), COUNTERS)
     }
@@ -280,12 +280,9 @@ impl KernelBackend for CudaBackend {
         bandwidth::read(self)
     }
     fn alloc(&self, shape: &[usize], dtype: DType) -> Result<CudaTensor> {
-        self.inner.device.alive()?;
-        graph::refuse(&self.inner.device, "alloc")?;
-        let block = Arc::new(self.inner.pool.allocate(tensor_bytes(shape, dtype)?)?);
+        let tensor = CudaTensor::new(self, &self.inner.pool, shape, dtype)?;
         self.inner.allocations.fetch_add(1, Relaxed);
-        let (shape, device, written) = (shape.to_vec(), self.inner.id, Written::default());
-        Ok(CudaTensor { block, shape, dtype, device, written })
+        Ok(tensor)
     }
     fn upload(&self, shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<CudaTensor> {
         let tensor = self.alloc(shape, dtype)?;

@@ -9,7 +9,7 @@ use backend_api::ops::{Attention, Matmul, NormQkvRopeAppend, NormSwiglu};
 use backend_api::{DType, Op, SlowPath, Workload};
 
 use crate::backend::COUNTERS;
-use crate::kernels::{attention, attention_mma, matmul_mma, sample};
+use crate::kernels::{attention, attention_mma, matmul_mma, sample, weighted_sum_rows as sums};
 use crate::launch::longest_row;
 use crate::ops::is_half;
 use crate::{CudaBackend, CudaTensor, prefill};
@@ -53,8 +53,20 @@ pub(crate) fn held(card: &Card, w: &Workload) -> impl Iterator<Item = u64> {
     // Scratch grows by powers of two, and what was given once stays.
     let scratch = scratch(card, w).into_iter().filter(|bytes| *bytes > 0);
     let scratch: BTreeSet<u64> = scratch.map(u64::next_power_of_two).collect();
-    scratch.into_iter().chain([4 * COUNTERS as u64]).chain(card.library)
+    let row = 4 * w.heads.q_dim() as u64;
+    let wide: &[u64] = if composed_of(w) == Some(WIDE) { &[row, row] } else { &[] };
+    scratch.into_iter().chain([4 * COUNTERS as u64]).chain(card.library).chain(wide.to_vec())
 }
+
+/// What attention is composed of where heads are longer than any of its kernels takes.
+fn composed_of(w: &Workload) -> Option<&'static str> {
+    let in_f32 = w.cache != w.weights || w.activations == DType::F32;
+    let operations = if in_f32 { "compute_attention_scores, softmax, weighted_sum_rows" } else { WIDE };
+    (w.heads.head_dim > attention::MOST_HEAD_DIM).then_some(operations)
+}
+
+/// Beside activations of 16 bits, which are widened and rounded.
+const WIDE: &str = "embed, compute_attention_scores, softmax, weighted_sum_rows, append_rows";
 
 /// Bytes of scratch of each operation that takes some.
 fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
@@ -62,13 +74,19 @@ fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
     let parts = (multiprocessors, card.capability >= (9, 0));
     let keys = w.window.map_or(w.context, |window| window.min(w.context)) as u64;
     let (kv, group) = (heads.n_kv_heads as u64, heads.group() as u64);
-    let partials = if attention_of_token(card, w).is_none() {
-        attention_mma::partials(attention_mma::division(1, kv, group, keys, parts))
-    } else {
-        attention::partials(attention::division(1, kv, group, keys, parts))
-    };
     let choice = 8 * sample::SPACE as u64 + 12 * w.vocab_size as u64;
-    let mut all = vec![4 * partials as u64, choice];
+    let mut all = vec![choice];
+    if composed_of(w).is_some() {
+        // As many parts as there are keys for, more and more of them.
+        let of =
+            |parts| sums::Division::new(1, 256 * parts, kv, group, heads.head_dim as u64, multiprocessors);
+        all.extend((1..=keys.div_ceil(256).min(64)).map(|parts| 4 * of(parts).partials() as u64));
+    } else if attention_of_token(card, w).is_none() {
+        let division = attention_mma::division(1, kv, group, keys, parts);
+        all.push(4 * attention_mma::partials(division) as u64);
+    } else {
+        all.push(4 * attention::partials(attention::division(1, kv, group, keys, parts)) as u64);
+    }
     let on_mma = card.library.is_none() && card.capability >= (8, 0) && card.capability != (9, 0);
     if on_mma && w.rows >= MANY && is_half(w.activations) && w.activations == w.weights {
         all.extend(products(w).map(|(_, n, k)| {
@@ -97,11 +115,7 @@ pub(crate) fn slow_paths(card: &Card, w: &Workload) -> Vec<SlowPath> {
     const MATMUL: &str = Matmul::<CudaTensor>::NAME;
     const TOKEN: &str = "token";
     const PROMPT: &str = "prompt";
-    let portable = if w.heads.head_dim > attention::MOST_HEAD_DIM {
-        "compute_attention_scores, softmax, weighted_sum_rows"
-    } else {
-        "attention"
-    };
+    let portable = composed_of(w).unwrap_or(Attention::<CudaTensor>::NAME);
     let found = [
         (
             NormQkvRopeAppend::<CudaTensor>::NAME,
@@ -251,12 +265,17 @@ pub(crate) mod tests {
             of(&|w| w.heads.head_dim = 256),
             ["attention of a token: head_dim 256 is above 128 -> attention"]
         );
-        let long = of(&|w| w.heads.head_dim = 264);
-        assert!(
-            long.iter().all(|s| s.ends_with("-> compute_attention_scores, softmax, weighted_sum_rows")),
-            "{long:?}"
-        );
-        assert_eq!(long.len(), 2);
+        let why = "head_dim 264 is above";
+        let operations = "embed, compute_attention_scores, softmax, weighted_sum_rows, append_rows";
+        let want = [
+            format!("attention of a token: {why} 128 -> {operations}"),
+            format!("attention of a prompt: {why} 256 -> {operations}"),
+        ];
+        assert_eq!(of(&|w| w.heads.head_dim = 264), want);
+        let in_f32 = of(&|w| (w.heads.head_dim, w.cache) = (264, DType::F32));
+        let attention: Vec<_> = in_f32.iter().filter(|s| s.starts_with("attention")).collect();
+        let composed = |s: &str| s.ends_with("-> compute_attention_scores, softmax, weighted_sum_rows");
+        assert!(attention.len() == 2 && attention.iter().all(|s| composed(s)), "{in_f32:?}");
         let odd = of(&|w| w.hidden_size = 4100);
         assert_eq!(odd.len(), 3, "{odd:?}");
         assert!(odd.iter().all(|s| s.contains("hidden size 4100 is no multiple of 8")), "{odd:?}");
@@ -296,6 +315,10 @@ pub(crate) mod tests {
         assert_eq!(sum(&alone, &mistral(DType::BF16)), scratch + (64 << 10));
         let ampere = Card { capability: (8, 0), ..alone };
         assert!(sum(&ampere, &mistral(DType::BF16)) > 16 << 20, "products that share tiles");
+        let mut long = mistral(DType::BF16);
+        long.heads.head_dim = 264;
+        let in_f32 = Workload { cache: DType::F32, ..long };
+        assert_eq!(sum(&H200, &long) - sum(&H200, &in_f32), 2 * 4 * 32 * 264, "two rows in f32");
         let wide = Workload { vocab_size: 128_256, ..mistral(DType::BF16) };
         assert_eq!(sum(&alone, &wide), (2 << 20) + (64 << 10));
         // Behind 4096 keys, parts of 8 tiles by 16 blocks.

@@ -96,7 +96,7 @@ impl Functions {
         if let Some(kernel) = *place {
             return Ok(kernel);
         }
-        let kernel = device.load(key.0, image(self.source, key, device)?)?;
+        let kernel = device.load(key.0, self.source, image(self.source, key, device)?)?;
         check(key.0, |count| device.parameters(device.function(kernel, 0)?, count))?;
         Ok(*place.insert(kernel))
     }
@@ -155,9 +155,7 @@ fn image(source: KernelSource, (kernel, scalar, weight): Key, device: &Device) -
             archive::ptx(kernel, scalar, weight, device.capability).map(String::into_bytes)
         }
         #[cfg(feature = "nvrtc")]
-        KernelSource::Nvrtc => {
-            crate::nvrtc::compile((kernel, scalar, weight), device.capability, device.card)
-        }
+        KernelSource::Nvrtc => crate::nvrtc::compile((kernel, scalar, weight), device),
         #[cfg(not(feature = "nvrtc"))]
         KernelSource::Nvrtc => Err(KernelSource::not_built()),
     }

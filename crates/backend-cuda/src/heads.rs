@@ -1,8 +1,8 @@
 //! Operations on grouped query heads: scores, weighted sums, attention.
 #![expect(unsafe_code, reason = "launches")]
 
-use backend_api::ops::{self, Attention, ComputeAttentionScores, WeightedSumRows};
-use backend_api::{DType, Error, Mat, Op, Result};
+use backend_api::ops::{self, AppendRows, Attention, ComputeAttentionScores, Embed, WeightedSumRows};
+use backend_api::{At, DType, KernelBackend, Mat, MatMut, Op, Result};
 
 use crate::backend::COUNTERS;
 use crate::kernels::division::Division;
@@ -141,15 +141,10 @@ pub(crate) fn weighted_sum_rows(b: &B, op: WeightedSumRows<'_, T>) -> Result<()>
 }
 
 pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
-    if op.heads.head_dim > attention::MOST_HEAD_DIM {
-        if dtype(&op.q) != DType::F32 {
-            let what = format!("heads of {} elements in {}", op.heads.head_dim, dtype(&op.q));
-            let supported = format!("up to {}, or weights in f32", attention::MOST_HEAD_DIM);
-            return Err(Error::Unsupported { what, supported });
-        }
-        return ops::attention::compose(b, op);
-    }
     let scalar = scalar("attention", &[("q", dtype(&op.q)), ("out", op.out.operand().dtype)])?;
+    if op.heads.head_dim > attention::MOST_HEAD_DIM {
+        return if scalar == DType::F32 { ops::attention::compose(b, op) } else { compose_wide(b, op) };
+    }
     let stored = self::scalar("attention", &[("k", dtype(&op.k)), ("v", dtype(&op.v))])?;
     let weight = weight("attention", "k", scalar, stored)?;
     if let Some(kernel) = prefill::choose(&b.inner.device, &op, (scalar, weight)) {
@@ -159,6 +154,24 @@ pub(crate) fn attention(b: &B, op: Attention<'_, T>) -> Result<()> {
         Some((division, grid)) => split_keys(b, op, (scalar, weight), division, grid),
         None => whole_rows(b, op, (scalar, weight)),
     }
+}
+
+/// As [`ops::attention::compose`], which works in f32, a row at a time: its query is widened, and its result rounded.
+fn compose_wide(b: &B, op: Attention<'_, T>) -> Result<()> {
+    let Attention { q, k, v, heads, window, at, mut out, mut scratch } = op;
+    let row = [1, heads.q_dim()];
+    let (mut wide, mut result, zero) = (b.alloc(&row, DType::F32)?, b.alloc(&row, DType::F32)?, T::zero(b));
+    let only = At { positions: Mat::vector(&zero), first: Some(0), distinct: true };
+    for i in 0..q.n_rows() {
+        let (table, ids) = (q.rows(i..i + 1)?, only.positions);
+        b.embed_into(Embed { table, ids, out: MatMut::new(&mut wide) }.check()?)?;
+        let (q, at) = (Mat::new(&wide), at.rows(i..i + 1)?);
+        let (out_row, scratch) = (MatMut::new(&mut result), scratch.by_ref());
+        ops::attention::compose(b, Attention { q, k, v, heads, window, at, out: out_row, scratch })?;
+        let (src, dst) = (Mat::new(&result), out.by_ref().rows(i..i + 1)?);
+        b.append_rows_into(AppendRows { src, dst, at: only }.check()?)?;
+    }
+    Ok(())
 }
 
 /// Multiprocessors, and whether blocks form clusters.
@@ -264,4 +277,50 @@ fn whole_rows(b: &B, op: Attention<'_, T>, (scalar, weight): (DType, DType)) -> 
     // tiles are fewer than multiprocessors and so than counters, and the stream lets one launch at a time use
     // scratch and counters.
     launched("attention", unsafe { args.launch(launch) })
+}
+
+#[cfg(test)]
+mod tests {
+    use backend_api::{Heads, HostTensor};
+
+    use super::*;
+
+    /// Random elements, the same for the same seed.
+    fn random(b: &B, rows: usize, cols: usize, dtype: DType, seed: u64) -> T {
+        let mut tensor = b.alloc(&[rows, cols], dtype).unwrap();
+        b.fill_random(&mut tensor, seed, 1.0).unwrap();
+        tensor
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn heads_too_long_for_a_kernel_are_composed_in_f32_and_rounded() {
+        let b = B::builder().poison(true).build().unwrap();
+        let heads = Heads { n_heads: 4, n_kv_heads: 2, head_dim: 264 };
+        let (rows, first, capacity) = (3, 600, 603);
+        let positions = HostTensor::from_vec(&[1, rows], vec![600u32, 601, 602]).unwrap();
+        let positions = b.to_device(&positions).unwrap();
+        for dtype in [DType::F16, DType::BF16] {
+            let q = random(&b, rows, heads.q_dim(), dtype, 1);
+            let [k, v] = [2, 3].map(|seed| random(&b, capacity, heads.kv_dim(), dtype, seed));
+            let attention = |q: &T, window| {
+                let mut out = b.alloc(&[rows, heads.q_dim()], q.dtype).unwrap();
+                let mut scratch = b.alloc(&[heads.n_heads, capacity], DType::F32).unwrap();
+                let at = At { positions: Mat::new(&positions), first: Some(first), distinct: true };
+                let (k, v, scratch) = (Mat::new(&k), Mat::new(&v), MatMut::new(&mut scratch));
+                let (q, out_rows) = (Mat::new(q), MatMut::new(&mut out));
+                let op = Attention { q, k, v, heads, window, at, out: out_rows, scratch };
+                b.attention(op.check().unwrap()).unwrap();
+                b.to_host(&out).unwrap()
+            };
+            let wide = b.to_device(&b.to_host(&q).unwrap().cast(DType::F32)).unwrap();
+            for window in [None, Some(5)] {
+                assert_eq!(
+                    attention(&q, window),
+                    attention(&wide, window).cast(dtype),
+                    "{dtype}, {window:?}"
+                );
+            }
+        }
+    }
 }

@@ -4,14 +4,13 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
-use backend_api::{Cause, DType, Error, Result};
+use backend_api::{Cause, Error, Result};
 use libloading::Library;
 
+use crate::device::Device;
+use crate::functions::Key;
 use crate::kernels::archive;
-use crate::libraries::{self, Here, Missing, Platform};
-
-/// Major versions, the best first.
-const VERSIONS: [u32; 2] = [13, 12];
+use crate::libraries::{self, Here, Missing, Places, Platform};
 
 type Program = *mut c_void;
 type Create = unsafe extern "system" fn(
@@ -120,20 +119,27 @@ impl Nvrtc {
     }
 }
 
-/// NVRTC, opened by the first call that finds it.
-fn nvrtc() -> Result<&'static Nvrtc> {
+/// NVRTC for a driver of this version, opened by the first call that finds it.
+fn nvrtc(driver: i32) -> Result<&'static Nvrtc> {
     static NVRTC: OnceLock<Nvrtc> = OnceLock::new();
     if let Some(nvrtc) = NVRTC.get() {
         return Ok(nvrtc);
     }
-    let places = libraries::places(Platform::HERE, &Here);
-    let (opened, _) = libraries::open("nvrtc", &VERSIONS, &places, Nvrtc::of).map_err(|m| missing(&m))?;
+    let opened = open(driver, &libraries::places(Platform::HERE, &Here))?;
     Ok(NVRTC.get_or_init(|| opened))
 }
 
-fn missing(missing: &Missing) -> Error {
+/// The newest NVRTC among `places` whose output a driver of this version takes.
+fn open(driver: i32, places: &Places) -> Result<Nvrtc> {
+    let majors = libraries::majors(driver);
+    let opened = libraries::open("nvrtc", majors, places, Nvrtc::of);
+    opened.map(|(nvrtc, _)| nvrtc).map_err(|m| missing(majors, &m))
+}
+
+fn missing(majors: &[u32], missing: &Missing) -> Error {
+    let versions = majors.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
     let reason = format!(
-        "NVRTC 12 or 13, which compiles kernels at run time, {}; install the CUDA toolkit or `pip install \
+        "NVRTC {versions}, which compiles kernels for this driver at run time, {}; install the CUDA toolkit or `pip install \
          nvidia-cuda-nvrtc-cu12`, or use the embedded kernels",
         missing.reason()
     );
@@ -153,19 +159,16 @@ fn arch(variant: &str, target: (u32, u32), card: (u32, u32), supported: &[u32]) 
     exact.is_empty().then(|| format!("compute_{best}"))
 }
 
-/// Compiles a kernel, chosen for `target`, for the card.
+/// Compiles a kernel for the card.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for types that the kernel is not written for, [`Error::Unavailable`] without NVRTC or where it
 /// does not know the target, [`Error::Backend`] with the log where it does not compile.
-pub(crate) fn compile(
-    (kernel, scalar, weight): (&str, DType, DType),
-    target: (u32, u32),
-    card: (u32, u32),
-) -> Result<Vec<u8>> {
+pub(crate) fn compile((kernel, scalar, weight): Key, device: &Device) -> Result<Vec<u8>> {
+    let target = device.capability;
     let variant = archive::target(kernel, scalar, weight, target)?;
-    let nvrtc = nvrtc()?;
-    let arch = arch(variant, target, card, &nvrtc.targets).ok_or_else(|| Error::Unavailable {
+    let nvrtc = nvrtc(device.version)?;
+    let arch = arch(variant, target, device.card, &nvrtc.targets).ok_or_else(|| Error::Unavailable {
         backend: "cuda".into(),
         cause: Cause::NoCompiler,
         reason: format!(
@@ -208,17 +211,27 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_compiler_is_typed_and_says_where_it_was_sought() {
-        let error = missing(&Missing { broken: Vec::new(), searched: vec!["libnvrtc.so.13".into()] });
-        assert!(matches!(error, Error::Unavailable { cause: Cause::NoCompiler, .. }));
-        let text = error.to_string();
-        assert!(text.contains("libnvrtc.so.13") && text.contains("pip install"), "{text}");
+    fn a_missing_compiler_is_typed_and_none_newer_than_the_driver_is_sought() {
+        let nowhere = Places { by_name: false, directories: vec!["/nowhere".into()] };
+        for (driver, versions, majors) in
+            [(13_010, "NVRTC 13 or 12, ", &[13, 12][..]), (12_090, "NVRTC 12, ", &[12])]
+        {
+            let error = open(driver, &nowhere).err().unwrap();
+            let text = error.to_string();
+            assert!(text.contains(versions) && text.contains("pip install"), "{text}");
+            let Error::Unavailable { cause: Cause::NoCompiler, searched, .. } = error else {
+                panic!("{text}")
+            };
+            let mut sought: Vec<_> = majors.iter().map(|m| Platform::HERE.file("nvrtc", *m)).collect();
+            sought.push("/nowhere".into());
+            assert_eq!(searched, sought);
+        }
     }
 
     #[test]
     #[ignore = "needs NVRTC"]
     fn errors_of_a_source_come_with_the_log() {
-        let nvrtc = nvrtc().unwrap();
+        let nvrtc = nvrtc(13_000).unwrap();
         let log =
             nvrtc.run("k.cu", "__global__ void k() { what; }", &["-arch=compute_90".into()]).unwrap_err();
         assert!(log.contains("k.cu(1)") && log.contains("what"), "{log}");

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use backend_api::{DType, DeviceId, DeviceTensor, Mat, MatMut};
+use backend_api::{DType, DeviceId, DeviceTensor, KernelBackend, Mat, MatMut, Result, tensor_bytes};
 
+use crate::CudaBackend;
 use crate::device::{Clock, Device, DeviceMemory};
 use crate::graph::{self, touch};
 use crate::launch::{In, Out};
-use crate::pool::Block;
+use crate::pool::{Block, Pool};
 
 /// A tensor in the memory of a GPU.
 #[must_use]
@@ -77,6 +78,28 @@ impl DeviceTensor for CudaTensor {
 }
 
 impl CudaTensor {
+    /// Memory of `pool` as a tensor of the backend; its contents are unspecified.
+    pub(crate) fn new(
+        b: &CudaBackend,
+        pool: &Pool<DeviceMemory>,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<Self> {
+        b.inner.device.alive()?;
+        graph::refuse(&b.inner.device, "alloc")?;
+        let block = Arc::new(pool.allocate(tensor_bytes(shape, dtype)?)?);
+        Ok(Self::of(b, block, shape, dtype))
+    }
+
+    /// u32 `[1]` that is 0, and must not be written.
+    pub(crate) fn zero(b: &CudaBackend) -> Self {
+        Self::of(b, b.inner.counters.clone(), &[1], DType::U32)
+    }
+
+    fn of(b: &CudaBackend, block: Arc<Block<DeviceMemory>>, shape: &[usize], dtype: DType) -> Self {
+        Self { block, shape: shape.to_vec(), dtype, device: b.device(), written: Written::default() }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.block.bytes() as usize
     }

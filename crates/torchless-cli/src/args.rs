@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use torchless::{BackendPreference, DType, NAMED_SHAPES, SampleParams};
+use torchless::{BackendPreference, DType, LoadOptions, NAMED_SHAPES, SampleParams};
 
 use crate::failure::Failure;
 
@@ -19,11 +19,13 @@ pub(crate) struct Cli {
 const AFTER_HELP: &str = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n\
     RUST_LOG=debug logs what is done to standard error.";
 
-const BENCH_HELP: &str = "A named shape gets random weights, made on the device. Lengths and depths of the default that do \
+const BENCH_HELP: &str = "A named shape gets random weights, made on the device. The peak is that of our own kernels where no \
+    library makes products, and says so. Lengths and depths of the default that do \
     not fit into the context are left out; one that was asked for and does not fit makes the exit status 1, after the others are \
     measured.";
 
-const VERIFY_HELP: &str = "Tolerances of the normalised mean squared error (NMSE): 1e-10 in f32, 1e-6 in f16, 2e-5 in bf16.\n\
+const VERIFY_HELP: &str = "Tolerances of the normalised mean squared error (NMSE): 1e-10 in f32, 1e-6 in f16, 2e-5 in bf16; of \
+    weights and KV cache, the coarser type counts.\n\
     In f32 the greedy tokens must be identical, too. docs/verify.md has the format of the file, and a script that writes one with \
     transformers: https://github.com/torchless/torchless/blob/main/docs/verify.md";
 
@@ -45,7 +47,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeviceArgs {
-    /// Device to run on: auto, cpu, cuda or cuda:N; auto is the first GPU, or the CPU where none is usable.
+    /// Device to run on: auto, cpu, cuda or cuda:N; auto is the first usable GPU, or the CPU where there is none.
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
     pub(crate) device: BackendPreference,
     /// CPU threads [default: one per core].
@@ -60,7 +62,7 @@ fn device(text: &str) -> Result<BackendPreference, String> {
     })
 }
 
-/// Storage type of weights and KV cache.
+/// A storage type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeChoice {
     Auto,
@@ -81,11 +83,26 @@ impl DtypeChoice {
     }
 }
 
+/// How a model is kept in memory and fed.
 #[derive(Debug, Args)]
-pub(crate) struct DtypeArgs {
-    /// Storage of weights and KV cache; auto keeps what the model is stored in.
+pub(crate) struct LoadArgs {
+    /// Storage of weights; auto keeps what the model is stored in.
     #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
     pub(crate) dtype: DtypeChoice,
+    /// Storage of the KV cache; auto is that of the weights.
+    #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
+    pub(crate) kv_dtype: DtypeChoice,
+    /// Prompt tokens that are processed together; fewer take less memory [default: as the backend likes best].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) prefill_chunk: Option<usize>,
+}
+
+impl LoadArgs {
+    /// What was asked for.
+    pub(crate) fn options(&self) -> LoadOptions {
+        let (dtype, kv_dtype) = (self.dtype.dtype(), self.kv_dtype.dtype());
+        LoadOptions { dtype, kv_dtype, prefill_chunk: self.prefill_chunk, ..LoadOptions::default() }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -120,7 +137,7 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
-    pub(crate) dtype: DtypeArgs,
+    pub(crate) load: LoadArgs,
 }
 
 fn dash(text: &str) -> Result<String, &'static str> {
@@ -211,12 +228,6 @@ pub(crate) struct BenchArgs {
     /// Tokens to decode at each depth.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = positive)]
     pub(crate) generate: usize,
-    /// Storage of the KV cache; auto is that of the weights.
-    #[arg(long, value_enum, default_value = "auto", value_name = "TYPE")]
-    pub(crate) kv_dtype: DtypeChoice,
-    /// Prompt tokens that are processed together [default: as the library does].
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub(crate) prefill_chunk: Option<usize>,
     /// How often each measurement is repeated [default: 3, fewer where that would take longer than 10 s].
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) repeat: Option<usize>,
@@ -232,7 +243,7 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
-    pub(crate) dtype: DtypeArgs,
+    pub(crate) load: LoadArgs,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -254,7 +265,7 @@ pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
-    pub(crate) dtype: DtypeArgs,
+    pub(crate) load: LoadArgs,
 }
 
 #[derive(Debug, Args)]
@@ -269,7 +280,7 @@ pub(crate) struct EstimateArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     #[command(flatten)]
-    pub(crate) dtype: DtypeArgs,
+    pub(crate) load: LoadArgs,
     /// Device whose free memory it should fit into: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
     pub(crate) device: BackendPreference,

@@ -26,6 +26,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub(crate) fn backend(device: BackendPreference, threads: Option<usize>) -> Result<Arc<Backend>, Failure> {
     let options = torchless::BackendOptions { threads };
     let backend = init_backend_with(device, &options)?;
+    let taken = backend.report().iter().find(|c| c.is_usable()).map_or(device, |c| c.preference);
     for candidate in backend.report() {
         tracing::debug!(
             backend = candidate.backend,
@@ -33,8 +34,8 @@ pub(crate) fn backend(device: BackendPreference, threads: Option<usize>) -> Resu
             reason = candidate.reason
         );
         if !candidate.is_usable() && worth_saying(candidate.cause) {
-            let (left, taken) = (candidate.preference, backend.name());
-            note(&one_line(&format!("{left} cannot be used, taking {taken}: {}", candidate.reason)));
+            let (left, why) = (candidate.preference, &candidate.reason);
+            note(&one_line(&format!("{left} cannot be used, taking {taken}: {why}")));
         }
     }
     Ok(Arc::new(backend))
@@ -118,6 +119,14 @@ impl<'a> Source<'a> {
         };
         progress.finish();
         Ok(model?)
+    }
+}
+
+/// The type of a model's weights, and of its cache where that is another.
+pub(crate) fn types(model: &Model<Backend>) -> String {
+    match (model.dtype(), model.kv_dtype()) {
+        (weights, cache) if weights == cache => weights.to_string(),
+        (weights, cache) => format!("{weights}, KV cache in {cache}"),
     }
 }
 

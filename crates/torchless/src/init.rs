@@ -102,17 +102,25 @@ pub fn init_backend_with(preference: BackendPreference, options: &BackendOptions
             let report = vec![Candidate::cpu(&cpu, ASKED)];
             return Ok(cpu.with_report(report));
         }
-        BackendPreference::Auto => {
-            let gpu = cuda(0);
-            let report = vec![Candidate::cuda(0, &gpu, FIRST), Candidate::cpu(&cpu, ALWAYS)];
-            return Ok(gpu.unwrap_or(cpu).with_report(report));
-        }
+        BackendPreference::Auto => return Ok(auto(gpu_count(), cuda, cpu)),
         BackendPreference::Cuda => 0,
         BackendPreference::CudaDevice(ordinal) => ordinal,
     };
     let gpu = cuda(ordinal);
     let report = vec![Candidate::cuda(ordinal, &gpu, ASKED)];
     gpu.map(|gpu| gpu.with_report(report))
+}
+
+/// The first of `count` GPUs that opens, or the CPU. The report has the GPUs before it, too, and the CPU last.
+fn auto(count: usize, open: impl Fn(usize) -> Result<Backend>, cpu: Backend) -> Backend {
+    let mut report = Vec::new();
+    let gpu = (0..count.max(1)).find_map(|ordinal| {
+        let made = open(ordinal);
+        report.push(Candidate::cuda(ordinal, &made, FIRST));
+        made.ok()
+    });
+    report.push(Candidate::cpu(&cpu, ALWAYS));
+    gpu.unwrap_or(cpu).with_report(report)
 }
 
 /// Every device of this machine, and for a backend without one what is missing; the first usable one is what
@@ -125,10 +133,13 @@ pub fn devices() -> Vec<Candidate> {
 
 /// Each of `count` GPUs, usable or not; without any, what is missing for the first.
 fn gpus(count: usize, open: impl Fn(usize) -> Result<Backend>) -> Vec<Candidate> {
+    let mut reason = FIRST;
     let candidate = |ordinal| {
         let made = open(ordinal);
-        let reason = if ordinal == 0 { FIRST } else { "usable" };
         let mut candidate = Candidate::cuda(ordinal, &made, reason);
+        if made.is_ok() {
+            reason = OTHER;
+        }
         let library = made.ok().map(|gpu| gpu.product_library());
         candidate.product_library =
             library.and_then(|found| found.unwrap_or_else(|why| Some(why.to_string())));
@@ -139,7 +150,8 @@ fn gpus(count: usize, open: impl Fn(usize) -> Result<Backend>) -> Vec<Candidate>
 
 const CUDA: &str = "cuda";
 const ASKED: &str = "asked for";
-const FIRST: &str = "the first GPU";
+const FIRST: &str = "the first usable GPU";
+const OTHER: &str = "usable";
 const ALWAYS: &str = "always usable";
 
 fn cpu(options: &BackendOptions) -> Result<Backend> {
@@ -193,8 +205,6 @@ mod tests {
                 assert_eq!(report[0].device.as_ref().unwrap().name, gpu.info().name);
             }
             Err(why) => {
-                assert_eq!(backend.name(), "cpu");
-                assert_eq!(usable(report), [("cuda", false), ("cpu", true)]);
                 assert_eq!(report[0].reason, why.to_string());
                 let Error::Unavailable { cause, .. } = why else { panic!("{why}") };
                 assert_eq!(report[0].cause, Some(cause));
@@ -239,32 +249,59 @@ mod tests {
         let names = |list: &[Candidate]| -> Vec<_> {
             list.iter().map(|c| (c.backend, c.device.as_ref().map(|d| d.name.clone()))).collect()
         };
-        assert_eq!(names(&devices[..1]), names(&auto.report()[..1]));
+        let gpus = auto.report().len() - 1;
+        assert_eq!(names(&devices[..gpus]), names(&auto.report()[..gpus]));
         assert_eq!(names(&devices).last(), names(auto.report()).last());
         assert_eq!(devices.iter().filter(|c| c.backend == "cpu").count(), 1);
     }
 
-    #[test]
-    fn a_gpu_that_cannot_be_used_hides_no_other() {
+    fn cpu_backend() -> Backend {
+        cpu(&BackendOptions::default()).unwrap()
+    }
+
+    /// Stands in for a GPU that works where `works` says so.
+    fn open(works: impl Fn(usize) -> bool) -> impl Fn(usize) -> Result<Backend> {
         let broken = |ordinal| Error::Unavailable {
             backend: CUDA.into(),
             cause: Cause::NoDevice,
             reason: format!("card {ordinal} is in use by somebody else"),
             searched: Vec::new(),
         };
-        let open =
-            |ordinal| if ordinal == 1 { cpu(&BackendOptions::default()) } else { Err(broken(ordinal)) };
-        let found = gpus(4, open);
-        let usable: Vec<_> = found.iter().map(Candidate::is_usable).collect();
-        assert_eq!(usable, [false, true, false, false]);
+        move |ordinal| if works(ordinal) { Ok(cpu_backend()) } else { Err(broken(ordinal)) }
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_used_hides_no_other() {
+        let works = |ordinal: usize| ordinal == 1 || ordinal == 2;
+        let found = gpus(4, open(works));
+        let reasons: Vec<_> = found.iter().map(|c| c.reason.as_str()).collect();
+        assert_eq!(reasons[1..3], [FIRST, OTHER]);
         for (ordinal, candidate) in found.iter().enumerate() {
             assert_eq!(candidate.preference, BackendPreference::CudaDevice(ordinal));
+            assert_eq!(candidate.is_usable(), works(ordinal));
             let named = candidate.reason.contains(&format!("card {ordinal} "));
-            assert_eq!(named, ordinal != 1, "{}", candidate.reason);
+            assert_eq!(named, !works(ordinal), "{}", candidate.reason);
             assert_eq!(candidate.product_library, None);
-            assert_eq!(candidate.cause, (ordinal != 1).then_some(Cause::NoDevice));
+            assert_eq!(candidate.cause, (!works(ordinal)).then_some(Cause::NoDevice));
         }
-        assert_eq!(gpus(0, |ordinal| Err(broken(ordinal))).len(), 1, "why there is none");
+        assert_eq!(gpus(0, open(|_| false)).len(), 1, "why there is none");
+    }
+
+    #[test]
+    fn auto_takes_the_gpu_that_devices_lists_as_the_first_usable_one() {
+        let cpu = cpu_backend();
+        let id = cpu.device();
+        let backend = auto(4, open(|ordinal| ordinal == 2), cpu);
+        let (report, found) = (backend.report(), gpus(4, open(|ordinal| ordinal == 2)));
+        let seen = |list: &[Candidate]| -> Vec<_> {
+            list.iter().map(|c| (c.preference, c.is_usable(), c.reason.clone())).collect()
+        };
+        assert_eq!(seen(&report[..3]), seen(&found[..3]));
+        assert_eq!(seen(&report[3..]), [(BackendPreference::Cpu, true, ALWAYS.to_owned())]);
+        assert_eq!(backend.device(), report[2].device.as_ref().unwrap().id);
+        let none = auto(2, open(|_| false), cpu_backend());
+        assert_eq!(usable(none.report()), [("cuda", false), ("cuda", false), ("cpu", true)]);
+        assert!(none.device() != id && none.device() == none.report()[2].device.as_ref().unwrap().id);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use backend_api::{Error, Result};
 /// Which backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendPreference {
-    /// The first NVIDIA GPU if it is usable, otherwise the CPU.
+    /// The first NVIDIA GPU that is usable, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU; opens no CUDA library.

@@ -20,6 +20,8 @@ pub(crate) struct Limits {
     pub(crate) bus: f64,
     pub(crate) flops_bf16: f64,
     pub(crate) flops_f32: f64,
+    /// Whether those are cuBLAS's, or what our own kernels reach.
+    pub(crate) by_blas: bool,
 }
 
 /// Products among which the fastest shows what the card can compute.
@@ -44,7 +46,7 @@ impl Limits {
         (cost.bytes as f64 / bandwidth, cost.flops as f64 / peak)
     }
 
-    pub(crate) fn measure(b: &CudaBackend) -> Result<Self> {
+    pub(crate) fn measure(b: &CudaBackend, by_blas: bool) -> Result<Self> {
         let peak = |dtype| -> Result<f64> {
             let mut best = 0.0f64;
             for (shape, _) in LARGE.iter().filter(|l| l.1 == dtype) {
@@ -58,6 +60,7 @@ impl Limits {
             bus: bus(b)?,
             flops_bf16: peak(DType::BF16)?,
             flops_f32: peak(DType::F32)?,
+            by_blas,
         })
     }
 }
@@ -71,7 +74,8 @@ impl fmt::Display for Limits {
             "limits: read {read:.2} TB/s, copy {copy:.2} TB/s, host to device {:.1} GB/s, ",
             self.bus / 1e9
         )?;
-        write!(f, "products {bf16:.0} TFLOP/s in bf16 and {f32:.1} in f32")
+        let products = if self.by_blas { "products" } else { "products of own kernels" };
+        write!(f, "{products} {bf16:.0} TFLOP/s in bf16 and {f32:.1} in f32")
     }
 }
 

@@ -53,7 +53,7 @@ fn run() -> Result<bool> {
             false
         }
     };
-    let limits = Limits::measure(&backend)?;
+    let limits = Limits::measure(&backend, has_blas)?;
     println!("{limits}");
     let criterion = Criterion::default().configure_from_args();
     let mut bench = Bench { criterion, backend, own, older, has_blas, limits, results: Vec::new() };

@@ -3,6 +3,7 @@
 use backend_api::{Cause, Error};
 
 use super::driver::{DriverError, code};
+use crate::KernelSource;
 
 fn unavailable(cause: Cause, reason: String) -> Error {
     Error::Unavailable { backend: "cuda".into(), cause, reason, searched: Vec::new() }
@@ -10,16 +11,21 @@ fn unavailable(cause: Cause, reason: String) -> Error {
 
 /// What the driver answered, as an error of the workspace.
 pub(crate) fn failure(op: &str, error: DriverError) -> Error {
-    classify(op, error.0, &error.text())
+    classify(op, KernelSource::Embedded, error.0, &error.text())
+}
+
+/// What the driver answered where it was to load a kernel from this source.
+pub(super) fn refusal(kernel: &str, source: KernelSource, error: DriverError) -> Error {
+    classify(&format!("loading kernel `{kernel}`"), source, error.0, &error.text())
 }
 
 /// The error of a code: a dead context, a machine that cannot be used, or one failed call.
-fn classify(op: &str, code: u32, text: &str) -> Error {
+fn classify(op: &str, source: KernelSource, code: u32, text: &str) -> Error {
     let backend = || "cuda".to_owned();
     if is_sticky(code) {
         return Error::DeviceLost { backend: backend(), reason: format!("{op}: {text}") };
     }
-    match unusable(code) {
+    match unusable(code, source) {
         Some((cause, remedy)) => unavailable(cause, format!("{op}: {text}; {remedy}")),
         None => Error::Backend { backend: backend(), op: op.into(), reason: text.into() },
     }
@@ -46,8 +52,20 @@ fn is_sticky(code: u32) -> bool {
     )
 }
 
+/// What to do where the driver does not take kernels from this source.
+fn other_kernels(source: KernelSource) -> &'static str {
+    match source {
+        KernelSource::Embedded => {
+            "update the driver, or compile the kernels for this card with feature `nvrtc` and TORCHLESS_KERNELS=nvrtc"
+        }
+        KernelSource::Nvrtc => {
+            "update the driver to one no older than NVRTC, or use the embedded kernels (TORCHLESS_KERNELS=embedded)"
+        }
+    }
+}
+
 /// Codes that say that driver, card and kernels do not fit each other, with what to do.
-fn unusable(code: u32) -> Option<(Cause, &'static str)> {
+fn unusable(code: u32, source: KernelSource) -> Option<(Cause, &'static str)> {
     Some(match code {
         code::STUB_LIBRARY => (
             Cause::StubDriver,
@@ -68,18 +86,9 @@ fn unusable(code: u32) -> Option<(Cause, &'static str)> {
         code::SYSTEM_NOT_READY => {
             (Cause::DriverFailed, "start the services of the driver (nvidia-fabricmanager), then try again")
         }
-        code::NO_BINARY_FOR_GPU | code::INVALID_IMAGE => (
-            Cause::NoKernelImage,
-            "update the driver, or compile the kernels for this card with feature `nvrtc` and TORCHLESS_KERNELS=nvrtc",
-        ),
-        code::UNSUPPORTED_PTX_VERSION => (
-            Cause::PtxVersion,
-            "update the driver to 525 or later; kernels compiled by NVRTC need a driver no older than it",
-        ),
-        code::INVALID_PTX => (
-            Cause::InvalidPtx,
-            "update the driver, or compile the kernels for this card with feature `nvrtc` and TORCHLESS_KERNELS=nvrtc",
-        ),
+        code::NO_BINARY_FOR_GPU | code::INVALID_IMAGE => (Cause::NoKernelImage, other_kernels(source)),
+        code::UNSUPPORTED_PTX_VERSION => (Cause::PtxVersion, other_kernels(source)),
+        code::INVALID_PTX => (Cause::InvalidPtx, other_kernels(source)),
         code::JIT_COMPILER_NOT_FOUND => (
             Cause::NoKernelImage,
             "the driver's compiler (libnvidia-ptxjitcompiler.so.1) is missing; install the driver completely",
@@ -93,7 +102,7 @@ fn unusable(code: u32) -> Option<(Cause, &'static str)> {
 
 /// Why a driver of interface `version` did not start.
 pub(super) fn start_failure(code: u32, version: i32, searched: Vec<String>) -> Error {
-    let (cause, remedy) = unusable(code)
+    let (cause, remedy) = unusable(code, KernelSource::Embedded)
         .unwrap_or((Cause::DriverFailed, "check `nvidia-smi`, update the driver, or use the CPU"));
     let reason = match cause {
         Cause::NoDevice => format!("the driver shows no usable GPU; {remedy}"),
@@ -123,7 +132,7 @@ mod tests {
     use super::*;
 
     fn cause_of(code: u32) -> Option<Cause> {
-        match classify("loading", code, "text of the driver") {
+        match classify("loading", KernelSource::Embedded, code, "text of the driver") {
             Error::Unavailable { cause, reason, .. } => {
                 assert!(reason.starts_with("loading: text of the driver; "), "{reason}");
                 assert!(reason.len() > 50, "{code} has no remedy: {reason}");
@@ -157,8 +166,27 @@ mod tests {
     }
 
     #[test]
+    fn what_the_driver_does_not_take_from_one_source_may_come_from_the_other() {
+        for code in
+            [code::NO_BINARY_FOR_GPU, code::INVALID_IMAGE, code::UNSUPPORTED_PTX_VERSION, code::INVALID_PTX]
+        {
+            let text = |source| refusal("add", source, DriverError(code)).to_string();
+            let (embedded, compiled) = (text(KernelSource::Embedded), text(KernelSource::Nvrtc));
+            for text in [&embedded, &compiled] {
+                assert!(
+                    text.contains("loading kernel `add`") && text.contains("update the driver"),
+                    "{text}"
+                );
+            }
+            assert!(embedded.contains("TORCHLESS_KERNELS=nvrtc"), "{embedded}");
+            assert!(compiled.contains("TORCHLESS_KERNELS=embedded"), "{compiled}");
+        }
+    }
+
+    #[test]
     fn what_kills_the_context_is_a_lost_device_and_nothing_else_is() {
-        let lost = |code| matches!(classify("matmul", code, ""), Error::DeviceLost { .. });
+        let lost =
+            |code| matches!(classify("matmul", KernelSource::Embedded, code, ""), Error::DeviceLost { .. });
         for code in [700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 214, 220, 226] {
             assert!(lost(code), "{code}");
         }

@@ -142,7 +142,10 @@ impl Device {
 
     /// The error of a failed call. One that killed the context is kept for all later calls.
     pub(crate) fn failed(&self, op: &str, error: DriverError) -> Error {
-        let error = failure(op, error);
+        self.noted(failure(op, error))
+    }
+
+    fn noted(&self, error: Error) -> Error {
         if let Error::DeviceLost { reason, .. } = &error {
             let _ = self.lost.set(reason.clone());
         }

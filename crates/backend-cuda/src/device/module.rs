@@ -10,7 +10,9 @@ use backend_api::{Cause, Error, Result};
 use cudarc::driver::sys::{self, CUfunction_attribute, CUjit_option};
 
 use super::driver::{self, code};
+use super::failure::refusal;
 use super::{Device, DriverError};
+use crate::KernelSource;
 
 /// Bytes of the log that the driver's compiler writes.
 const LOG: usize = 16 << 10;
@@ -50,12 +52,12 @@ impl Log {
 
 #[expect(unsafe_code, reason = "calls of the driver")]
 impl Device {
-    /// Loads an image, PTX text or a cubin, and gives the kernel `name` in it, compiled for this card.
+    /// Loads an image that came from `source`, PTX text or a cubin, and gives the kernel `name` in it, compiled for this card.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where the image does not suit driver or card, with the log of the driver's compiler;
     /// [`Error::Backend`] for what else the driver answers.
-    pub(crate) fn load(&self, name: &str, mut image: Vec<u8>) -> Result<Kernel> {
+    pub(crate) fn load(&self, name: &str, source: KernelSource, mut image: Vec<u8>) -> Result<Kernel> {
         self.bind()?;
         let entry = CString::new(name)
             .map_err(|_| Error::Argument { name: "kernel", reason: "its name holds a NUL".into() })?;
@@ -87,7 +89,7 @@ impl Device {
                     // SAFETY: nothing has the handle any more.
                     let _ = unsafe { driver::library_unload(library) };
                 }
-                Err(with_log(self.failed(&format!("loading kernel `{name}`"), e), &log))
+                Err(with_log(self.noted(refusal(name, source, e)), &log))
             }
         }
     }

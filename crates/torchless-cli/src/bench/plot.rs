@@ -70,7 +70,8 @@ fn panels(report: &Report) -> [Panel; 2] {
             axis: "prompt length in tokens",
             bars: report.prompt.iter().map(prompt).collect(),
             limit: report.product_peak.map(|peak| {
-                format!("limit: product peak {} TFLOP/s / operations per token", number(peak / 1e12))
+                let (whose, peak) = (report.peak_of, number(peak / 1e12));
+                format!("limit: peak of {whose} {peak} TFLOP/s / operations per token")
             }),
         },
         Panel {
@@ -192,13 +193,14 @@ mod tests {
         let limits = |report: &Report| svg(report).matches(LIMIT).count();
         assert_eq!(limits(&report), 0);
         // 1000 and 20 tokens per second, beside 512 and 10.
-        report.compare_with(Some(20e9), Some(1e12));
+        report.compare_with(Some(20e9), Some(1e12), false);
         let [prompts, decodes] = panels(&report);
         assert_eq!((prompts.bars[0].limit, decodes.bars[0].limit), (Some(1000.0), Some(20.0)));
         // A line in each panel, and one beside each legend.
         assert_eq!(limits(&report), 4);
         let drawing = svg(&report);
-        assert!(drawing.contains("1.00 TFLOP/s / operations") && drawing.contains("20.0 GB/s / bytes"));
+        assert!(drawing.contains("20.0 GB/s / bytes"), "{drawing}");
+        assert!(drawing.contains("peak of own kernels 1.00 TFLOP/s / operations"), "{drawing}");
         report.decode.clear();
         assert_eq!(limits(&report), 2);
     }

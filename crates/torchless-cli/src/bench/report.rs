@@ -35,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) read_bandwidth: Option<f64>,
     /// Operations per second of the fastest large product; absent where it could not be measured.
     pub(crate) product_peak: Option<f64>,
+    /// Whose it is: `products`, or `own kernels` where no library made them, so that a machine may do better.
+    pub(crate) peak_of: &'static str,
     pub(crate) prompt: Vec<Prompt>,
     pub(crate) decode: Vec<Decode>,
     /// Entries that were asked for and do not fit into the context.
@@ -189,9 +191,15 @@ impl Decode {
 }
 
 impl Report {
-    /// Compares every depth with the read bandwidth, and every prompt with the peak of products.
-    pub(crate) fn compare_with(&mut self, read_bandwidth: Option<f64>, product_peak: Option<f64>) {
+    /// Compares every depth with the read bandwidth, and every prompt with the peak of products, of a library or our own.
+    pub(crate) fn compare_with(
+        &mut self,
+        read_bandwidth: Option<f64>,
+        product_peak: Option<f64>,
+        by_library: bool,
+    ) {
         (self.read_bandwidth, self.product_peak) = (read_bandwidth, product_peak);
+        self.peak_of = if by_library { "products" } else { "own kernels" };
         for prompt in &mut self.prompt {
             prompt.peak_share = product_peak.map(|limit| prompt.flops_per_second / limit);
         }
@@ -226,7 +234,7 @@ impl Report {
         );
         text.extend(self.prompt.iter().map(Prompt::row));
         match self.product_peak {
-            Some(peak) => text += &format!("peak of products {:.3} TFLOP/s\n", peak / 1e12),
+            Some(peak) => text += &format!("peak of {} {:.3} TFLOP/s\n", self.peak_of, peak / 1e12),
             None => text += "peak of products not measured\n",
         }
         if self.prompt.iter().any(|p| p.peak_share.is_some_and(|share| share > 1.0)) {
@@ -311,7 +319,10 @@ mod tests {
         let decode = vec![Decode::new(0, 1000, vec![0.5], PerStep::default())];
         let mut report = Report { prompt, decode, ..Report::default() };
         assert!(report.prompts().contains("not measured"), "{}", report.prompts());
-        report.compare_with(Some(4000.0), Some(10_000.0));
+        report.compare_with(Some(4000.0), Some(1e12), false);
+        assert!(report.prompts().contains("peak of own kernels 1.000 TFLOP/s"), "{}", report.prompts());
+        report.compare_with(Some(4000.0), Some(10_000.0), true);
+        assert!(report.prompts().contains("peak of products"), "{}", report.prompts());
         assert_eq!((report.prompt[0].peak_share, report.decode[0].bandwidth_share), (Some(0.8), Some(0.5)));
         assert!(report.prompts().contains("80.0 %") && report.decodes().contains("50.0 %"));
     }

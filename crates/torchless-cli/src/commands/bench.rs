@@ -24,17 +24,16 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     let cancel = interrupt::listen();
     let backend = source::backend(args.device.device, args.device.threads)?;
-    let dtype = args.dtype.dtype.dtype().unwrap_or_else(|| source.stored_dtype());
+    let asked = args.load.options();
+    let dtype = asked.dtype.unwrap_or_else(|| source.stored_dtype());
     let free = backend.memory().free;
-    let kv_dtype = args.kv_dtype.dtype().unwrap_or(dtype);
-    let chunk = args.prefill_chunk.unwrap_or(backend.prefill_chunk());
+    let kv_dtype = asked.kv_dtype.unwrap_or(dtype);
+    let chunk = asked.prefill_chunk.unwrap_or(backend.prefill_chunk());
     let needs = room(&backend, &request(&backend, &shape, [dtype, kv_dtype], plan.context, chunk))?;
     let bandwidth = backend.read_bandwidth().ok();
     let name = source.name.clone();
     let start = Instant::now();
-    let (dtype, kv_dtype, prefill_chunk) = (Some(dtype), Some(kv_dtype), Some(chunk));
-    let options = LoadOptions { dtype, kv_dtype, prefill_chunk, ..LoadOptions::default() };
-    let model = source.load(&backend, options, &cancel)?;
+    let model = source.load(&backend, LoadOptions { dtype: Some(dtype), ..asked }, &cancel)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut report = Report { load_seconds, ..about(&model, name, needs, &plan) };
     print(&report.heading())?;
@@ -53,7 +52,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
     // The larger of two: other work on the machine makes a probe slow, never fast.
     let again = backend.read_bandwidth().ok();
     let bandwidth = bandwidth.into_iter().chain(again).reduce(f64::max);
-    report.compare_with(bandwidth, product_peak(&*backend, dtype).ok());
+    let peak = product_peak(&*backend, dtype).ok();
+    report.compare_with(bandwidth, peak, matches!(backend.product_library(), Ok(Some(_))));
     let shown = print(&(report.prompts() + &report.decodes() + &report.memory()));
     if let Some(file) = outputs.0 {
         file.write(&json(&report)?)?;

@@ -17,6 +17,7 @@ struct Report<'a> {
     shape: &'a ModelShape,
     parameters: u64,
     dtype: &'a str,
+    kv_dtype: &'a str,
     context: usize,
     batch: usize,
     prefill_chunk: usize,
@@ -36,15 +37,17 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
             (name, shape, DType::BF16)
         }
     };
-    let dtype = args.dtype.dtype.dtype().unwrap_or(stored);
+    let asked = args.load.options();
+    let dtype = asked.dtype.unwrap_or(stored);
+    let kv_dtype = asked.kv_dtype.unwrap_or(dtype);
     let backend = backend(args.device, None)?;
     let request = EstimateRequest {
         shape: &shape,
         dtype: weight_dtype(dtype),
-        kv_dtype: weight_dtype(dtype),
+        kv_dtype: weight_dtype(kv_dtype),
         context: context(args.context, &shape)?,
         batch: args.batch,
-        prefill_chunk: backend.prefill_chunk(),
+        prefill_chunk: asked.prefill_chunk.unwrap_or(backend.prefill_chunk()),
         activation_bytes: activation_bytes(&backend, dtype),
     };
     let device = OnBackend(&*backend);
@@ -53,6 +56,7 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
         shape: &shape,
         parameters: shape.parameters(),
         dtype: dtype.name(),
+        kv_dtype: kv_dtype.name(),
         context: request.context,
         batch: request.batch,
         prefill_chunk: request.prefill_chunk,

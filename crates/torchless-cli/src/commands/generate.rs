@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use torchless::{
-    Backend, FinishReason, GenerateOptions, GenerationStats, KernelBackend, LoadOptions, Session,
-};
+use torchless::{Backend, FinishReason, GenerateOptions, GenerationStats, KernelBackend, Session};
 
 use crate::args::GenerateArgs;
 use crate::failure::Failure;
@@ -32,13 +30,12 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let start = Instant::now();
     let backend = source::backend(args.device.device, args.device.threads)?;
     let name = source.name.clone();
-    let options = LoadOptions { dtype: args.dtype.dtype.dtype(), ..LoadOptions::default() };
-    let model = source.load(&backend, options, &cancel)?;
+    let model = source.load(&backend, args.load.options(), &cancel)?;
     let mut session = model.session(context)?;
     let seconds = start.elapsed().as_secs_f64();
     output::note(&format!(
         "{name}: {} on {} ({}), context {context}",
-        model.dtype(),
+        source::types(&model),
         backend.name(),
         backend.info().name
     ));

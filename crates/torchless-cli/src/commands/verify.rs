@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use torchless::{Backend, DType, GenerateOptions, LoadOptions, Model};
+use torchless::{Backend, DType, GenerateOptions, Model};
 
 use crate::args::VerifyArgs;
 use crate::failure::Failure;
@@ -20,12 +20,12 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let cancel = interrupt::listen();
     let backend = source::backend(args.device.device, args.device.threads)?;
     let name = source.name.clone();
-    let options = LoadOptions { dtype: args.dtype.dtype.dtype(), ..LoadOptions::default() };
-    let model = source.load(&backend, options, &cancel)?;
-    let dtype = model.dtype();
+    let model = source.load(&backend, args.load.options(), &cancel)?;
+    let types = source::types(&model);
+    let dtype = coarser(model.dtype(), model.kv_dtype());
     let tolerance = tolerance(dtype);
     print(&format!(
-        "{name}, {dtype}, {} positions; tolerance: NMSE {tolerance:.0e}\n",
+        "{name}, {types}, {} positions; tolerance: NMSE {tolerance:.0e}\n",
         golden.positions.len()
     ))?;
     let mut passed = true;
@@ -53,12 +53,17 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let advice = if dtype == DType::F32 {
         "the model or the golden file is not the one that belongs to the other"
     } else {
-        "try --dtype f32, to tell rounding from wrong weights"
+        "try --dtype f32 --kv-dtype f32, to tell rounding from wrong weights"
     };
     Err(Failure::Failed(format!("{}: beyond the tolerance of {dtype}; {advice}", args.golden.display())))
 }
 
-/// Largest normalised mean squared error for weights of this type.
+/// The one of two types that allows the larger error.
+fn coarser(a: DType, b: DType) -> DType {
+    if tolerance(a) < tolerance(b) { b } else { a }
+}
+
+/// Largest normalised mean squared error for weights and a cache of this type.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F16 => 1e-6,

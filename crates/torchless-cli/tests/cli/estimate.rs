@@ -37,6 +37,23 @@ fn json_has_the_numbers_of_the_library() {
 }
 
 #[test]
+fn cache_and_chunk_are_what_is_asked_for() {
+    let (_, shape) = NAMED_SHAPES.iter().find(|(name, _)| *name == "tiny-shakespeare").unwrap();
+    let request = EstimateRequest {
+        shape,
+        dtype: WeightDtype::Bf16,
+        kv_dtype: WeightDtype::F32,
+        context: 1024,
+        batch: 1,
+        prefill_chunk: 16,
+        activation_bytes: 4,
+    };
+    let got = estimate(&["--device", "cpu", "--kv-dtype", "f32", "--prefill-chunk", "16"]);
+    assert_eq!(got["bytes"], serde_json::to_value(request.estimate().unwrap()).unwrap());
+    assert_eq!([&got["dtype"], &got["kv_dtype"]], ["bf16", "f32"]);
+}
+
+#[test]
 fn mistral_7b_is_itemised() {
     let text = torchless(["estimate", "--shape", "mistral-7b", "--dtype", "f32", "--context", "4096"]).ok();
     for part in ["7241.7 million", "embeddings", "kv_cache", "1024.00 MiB", "total", "fit"] {

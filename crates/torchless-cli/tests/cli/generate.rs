@@ -49,6 +49,27 @@ fn statistics_go_to_standard_error() {
 }
 
 #[test]
+fn cache_and_chunk_are_what_is_asked_for() {
+    let (prompt, text) = golden_texts().swap_remove(0);
+    let run = |more: &[&str]| {
+        let ended = greedy(&[&["--echo", "--dtype", "f32", "--prompt", &prompt], more].concat());
+        assert_eq!(ended.status, Some(0), "{ended:?}");
+        assert_eq!(ended.stdout, text, "{more:?}");
+        ended.stderr
+    };
+    // Of which the chunk makes the activations small, and the type the cache.
+    let most = |notes: &str| -> f64 {
+        let (before, _) = notes.split_once(" MiB at most").unwrap();
+        before.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let (whole, chunked, halved) =
+        (run(&[]), run(&["--prefill-chunk", "3"]), run(&["--prefill-chunk", "3", "--kv-dtype", "f16"]));
+    assert!(most(&whole) > most(&chunked) && most(&chunked) > most(&halved), "{whole}{chunked}{halved}");
+    assert!(halved.contains(": f32, KV cache in f16 on cpu ("), "{halved}");
+    assert!(!whole.contains("KV cache"), "{whole}");
+}
+
+#[test]
 fn prompts_come_from_a_file_or_from_standard_input() {
     let (prompt, text) = golden_texts().swap_remove(0);
     let folder = tempfile::tempdir().unwrap();

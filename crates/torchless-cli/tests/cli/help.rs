@@ -32,4 +32,11 @@ fn wrong_usage_is_one_line() {
     torchless(["generat"]).fails(2, &["generat", "generate"]);
     torchless(["generate", "--prompt", "x", "--nonsense"]).fails(2, &["--nonsense"]);
     torchless(["verify"]).fails(2, &["--golden"]);
+    for command in
+        [&["generate", "--prompt", "x"][..], &["verify", "--golden", "x"], &["bench"], &["estimate"]]
+    {
+        for (option, wrong) in [("--dtype", "u32"), ("--kv-dtype", "u32"), ("--prefill-chunk", "0")] {
+            torchless(command.iter().chain(&[option, wrong])).fails(2, &[option]);
+        }
+    }
 }

@@ -3,6 +3,8 @@
 
 mod bench;
 mod devices;
+#[cfg(all(feature = "cuda", target_os = "linux", target_env = "gnu"))]
+mod drivers;
 mod estimate;
 mod generate;
 #[cfg(feature = "cuda")]

@@ -46,7 +46,12 @@ pub(crate) fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Com
 
 /// Runs the binary to its end.
 pub(crate) fn torchless<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ended {
-    let output = command(args).output().unwrap();
+    run(&mut command(args))
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
     Ended {
         status: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),

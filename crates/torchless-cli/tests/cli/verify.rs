@@ -11,8 +11,13 @@ use tempfile::TempDir;
 use crate::run::{Ended, golden, tiny_arg, torchless};
 
 fn verify(file: &str, dtype: &str) -> Ended {
+    verify_with(file, &["--dtype", dtype])
+}
+
+fn verify_with(file: &str, more: &[&str]) -> Ended {
     let model = tiny_arg();
-    torchless(["verify", "--device", "cpu", "--model", &model, "--golden", file, "--dtype", dtype])
+    let args = ["verify", "--device", "cpu", "--model", &model, "--golden", file];
+    torchless(args.iter().chain(more))
 }
 
 #[test]
@@ -137,6 +142,13 @@ fn each_way_of_running_is_compared_with_the_tolerance_of_its_type() {
     file.verify("f32").fails(1, &["f32"]);
     file.verify("f16").ok();
     file.verify("bf16").ok();
+    let path = file.path.to_str().unwrap();
+    verify_with(path, &["--dtype", "f32", "--prefill-chunk", "2"]).fails(1, &["tolerance of f32"]);
+    for (dtype, cache, tolerance) in [("f32", "f16", "1e-6"), ("bf16", "f32", "2e-5")] {
+        let text = verify_with(path, &["--dtype", dtype, "--kv-dtype", cache]).ok();
+        let said = text.contains(&format!("{dtype}, KV cache in {cache}, ")) && text.contains(tolerance);
+        assert!(said, "{text}");
+    }
 }
 
 #[test]

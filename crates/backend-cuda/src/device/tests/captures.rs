@@ -10,7 +10,7 @@ use super::child;
 use crate::device::driver;
 use crate::graph::{self, CudaGraph};
 use crate::kernels::archive;
-use crate::{CudaBackend, CudaTensor};
+use crate::{CudaBackend, CudaTensor, KernelSource};
 
 /// Additions of a step: enough that other threads come between them.
 const ADDS: usize = 40;
@@ -86,7 +86,8 @@ fn disturbances(b: &CudaBackend) -> [Box<dyn Fn() + Send + '_>; 5] {
             assert!(b.memory().free.unwrap() > 0);
         }),
         Box::new(move || {
-            let kernel = b.inner.device.load("add", image.clone().into_bytes()).unwrap();
+            let kernel =
+                b.inner.device.load("add", KernelSource::Embedded, image.clone().into_bytes()).unwrap();
             b.inner.device.function(kernel, 0).unwrap();
             Sum::new(b).step(b);
         }),

@@ -9,7 +9,7 @@ use crate::functions::{self, Functions};
 use crate::kernels::archive;
 
 fn refusal(device: &Device, ptx: &str) -> (Cause, String) {
-    match device.load("k", ptx.as_bytes().to_vec()).unwrap_err() {
+    match device.load("k", KernelSource::Embedded, ptx.as_bytes().to_vec()).unwrap_err() {
         Error::Unavailable { cause, reason, .. } => (cause, reason),
         other => panic!("{other}"),
     }
@@ -33,8 +33,8 @@ fn images_that_do_not_fit_give_typed_errors() {
         &format!(".version 8.6\n.target {wrong}\n.address_size 64\n.visible .entry k() {{ ret; }}\n"),
     );
     assert_eq!(cause, Cause::NoKernelImage, "{text}");
-    let missing =
-        device.load("other", archive::ptx("add", DType::F32, DType::F32, (5, 0)).unwrap().into_bytes());
+    let add = archive::ptx("add", DType::F32, DType::F32, (5, 0)).unwrap().into_bytes();
+    let missing = device.load("other", KernelSource::Embedded, add);
     assert!(matches!(missing, Err(Error::Backend { .. })), "{missing:?}");
     b.alloc(&[10], DType::F32).and_then(|mut x| b.fill_random(&mut x, 1, 1.0)).unwrap();
     b.synchronize().unwrap();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use backend_api::{Cause, DType, Error, KernelBackend, Result};
 
 use super::child;
-use crate::CudaBackend;
 use crate::launch::Launch;
+use crate::{CudaBackend, KernelSource};
 
 const STORE_TO_NOWHERE: &str = ".version 6.0\n.target sm_50\n.address_size 64\n.visible .entry die() {\n\
     .reg .b64 %a; .reg .b32 %v; mov.u64 %a, 64; mov.u32 %v, 1; st.global.u32 [%a], %v; ret;\n}\n";
@@ -17,7 +17,8 @@ const TRAP: &str = ".version 6.0\n.target sm_50\n.address_size 64\n.visible .ent
 #[expect(unsafe_code, reason = "a launch")]
 fn kill(b: &CudaBackend, ptx: &str) -> Result<()> {
     let device = &*b.inner.device;
-    let function = device.function(device.load("die", ptx.as_bytes().to_vec())?, 0)?.handle;
+    let function =
+        device.function(device.load("die", KernelSource::Embedded, ptx.as_bytes().to_vec())?, 0)?.handle;
     let launch = Launch {
         device,
         function,
