@@ -13,6 +13,7 @@ fn the_estimate_is_the_high_water_mark() {
     let odd =
         ModelShape { hidden_size: 2056, head_dim: 40, n_layers: 5, vocab_size: 50_000, ..small.clone() };
     let one_head = ModelShape { n_kv_heads: 1, n_layers: 2, ..small.clone() };
+    let long_heads = ModelShape { n_heads: 8, n_kv_heads: 2, head_dim: 320, n_layers: 2, ..small.clone() };
     let [f32, f16, bf16] = [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16];
     let (hopper, ampere, oldest) = ((9, 0), (8, 0), (5, 0));
     for (name, shape, types, context, chunk, target) in [
@@ -23,6 +24,7 @@ fn the_estimate_is_the_high_water_mark() {
         ("mistral on 5.0", mistral(4), [bf16; 2], 5000, 300, oldest),
         ("odd", odd, [f16; 2], 1333, 700, hopper),
         ("small", small, [f32; 2], 1025, 512, hopper),
+        ("long heads", long_heads, [bf16; 2], 5000, 512, hopper),
         ("one key head", one_head, [f32; 2], 9000, 512, hopper),
     ] {
         for blas in [true, false] {
@@ -67,6 +69,7 @@ fn slow_paths_are_those_that_are_launched() {
         (heads(8, 2, 36), [bf16, bf16]),
         (heads(8, 2, 6), [f16, f16]),
         (heads(2, 2, 320), [f32, f32]),
+        (heads(2, 2, 320), [bf16, bf16]),
         (ModelShape { hidden_size: 2052, ..base.clone() }, [bf16, bf16]),
         (ModelShape { intermediate_size: 5003, ..base.clone() }, [f16, f16]),
         (ModelShape { intermediate_size: 28_672, ..base.clone() }, [f32, f32]),
