@@ -1,4 +1,4 @@
-//! Tensors of more than 2^31 elements: `cargo test --release -p backend-cpu --test huge -- --ignored`, with 8 GiB free.
+//! Tensors of more than 2^31 elements: `cargo test --release -p backend-cpu --test huge -- --ignored`, with 18 GiB free.
 
 use backend_cpu::CpuBackend;
 

@@ -59,14 +59,16 @@ macro_rules! suite {
     };
 }
 
-/// Tests with tensors of more than 2^31 elements (up to 8 GiB at a time, one test after the other), named
+/// Tests with tensors of more than 2^31 elements (up to 17 GiB at a time, one test after the other), named
 /// `huge_…` and always ignored.
 #[macro_export]
 macro_rules! huge_suite {
     ($backend:expr) => {
         $crate::huge_suite!(@each $backend;
-            add huge_add, append_rows huge_append_rows, apply_rope huge_apply_rope, embed huge_embed,
-            matmul huge_matmul, mul huge_mul, rmsnorm huge_rmsnorm, silu huge_silu, softmax huge_softmax);
+            add huge_add, append_rows huge_append_rows, apply_rope huge_apply_rope, argmax huge_argmax,
+            attention huge_attention, compute_attention_scores huge_compute_attention_scores, embed huge_embed,
+            matmul huge_matmul, mul huge_mul, rmsnorm huge_rmsnorm, silu huge_silu, softmax huge_softmax,
+            weighted_sum_rows huge_weighted_sum_rows);
     };
     (@each $backend:expr; $($op:ident $name:ident),*) => {
         $($crate::huge_suite!(@one $backend; $op $name);)*

@@ -6,7 +6,7 @@ use backend_api::{DType, KernelBackend, Op};
 use crate::case::{Case, Place, Run, Slot, check_tensor};
 use crate::host::Host;
 use crate::tolerance::{Judge, Want};
-use crate::{Failure, Group, Report, shapes};
+use crate::{Failure, Group, Report, ops::huge, shapes};
 
 /// The lowest index of the largest value; [`NO_ID`] for a row that has a NaN or no element.
 pub fn row(logits: &[f64]) -> u32 {
@@ -28,6 +28,10 @@ pub fn reference(logits: &Host) -> Vec<u32> {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "argmax", group);
+    if group == Group::Huge {
+        huge::argmax(&mut run)?;
+        return Ok(run.report());
+    }
     for (types, shape) in run.grid(shapes::QUICK, shapes::FULL) {
         if types.mixed() {
             continue;

@@ -6,7 +6,7 @@ use backend_api::{At, DType, Error, Heads, KernelBackend, Op};
 use crate::case::{Case, Place, Run, Slot, Types};
 use crate::host::{Host, smallest};
 use crate::ops::apply_rope::{Positions, consecutive};
-use crate::ops::{compute_attention_scores, softmax};
+use crate::ops::{compute_attention_scores, huge, softmax};
 use crate::report::Problem;
 use crate::tolerance::{Judge, Want, gamma};
 use crate::{Failure, Group, Report, shapes};
@@ -92,6 +92,10 @@ type Span = (usize, usize, usize);
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "attention", group).issued(|w, t| Types { x: t, w, out: t });
+    if group == Group::Huge {
+        huge::attention(&mut run)?;
+        return Ok(run.report());
+    }
     let quick: &[Span] = &[(0, 0, 4), (1, 0, 1), (1, 0, 5), (1, 33, 40), (5, 2, 9), (2, 4, 5)];
     let full: &[Span] = &[
         (1, 31, 32),

@@ -7,7 +7,7 @@ use crate::case::{Case, Place, Run, Slot, Types, check_tensor};
 use crate::host::Host;
 use crate::ops::matmul::dot;
 use crate::tolerance::{Judge, U, Want};
-use crate::{Failure, Group, Report, shapes};
+use crate::{Failure, Group, Report, ops::huge, shapes};
 
 /// `scale · q·k` with what f32 accumulation may add.
 pub fn score(q: &[f64], k: &[f64], scale: f32) -> Want {
@@ -34,6 +34,10 @@ pub fn reference(q: &Host, k: &Host, heads: Heads, scale: f32) -> Vec<Want> {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "compute_attention_scores", group);
+    if group == Group::Huge {
+        huge::compute_attention_scores(&mut run)?;
+        return Ok(run.report());
+    }
     // Rows, keys, head_dim.
     let quick = &[(0, 3, 8), (1, 0, 8), (1, 1, 1), (1, 33, 64), (3, 257, 40), (2, 5, 0), (5, 31, 96)];
     let full = &[

@@ -6,7 +6,7 @@ use backend_api::{Heads, KernelBackend, Op};
 use crate::case::{Case, Place, Run, Slot, Types, check_tensor};
 use crate::host::Host;
 use crate::tolerance::{Judge, Want};
-use crate::{Failure, Group, Report, shapes};
+use crate::{Failure, Group, Report, ops::huge, shapes};
 
 /// `Σ_j weights[i·n_heads + h, j] · rows[j, (h / group)·cols + c]`; zero for no rows.
 pub fn reference(weights: &Host, rows: &Host, heads: Heads) -> Vec<Want> {
@@ -31,6 +31,10 @@ pub fn reference(weights: &Host, rows: &Host, heads: Heads) -> Vec<Want> {
 /// The first that fails.
 pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failure> {
     let mut run = Run::new(backend, "weighted_sum_rows", group);
+    if group == Group::Huge {
+        huge::weighted_sum_rows(&mut run)?;
+        return Ok(run.report());
+    }
     // m, n, columns.
     let quick = &[(0, 3, 8), (1, 0, 8), (1, 1, 1), (1, 33, 64), (3, 257, 40), (2, 5, 0), (5, 31, 96)];
     let full = &[

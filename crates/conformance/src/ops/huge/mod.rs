@@ -1,19 +1,25 @@
 //! Tensors of more than 2^31 elements, made on the device and checked at places.
+//!
+//! All operations but `sample`, which takes no more than 2^22 ids, and the fused ones, which are made of others.
+
+mod heads;
+mod long_row;
 
 use std::sync::Mutex;
 
 use backend_api::ops::{
-    Add, AppendRows, ApplyRope, Embed, Matmul, Mul, RmsNorm, Silu, Softmax, WeightLayout,
+    Add, AppendRows, ApplyRope, Argmax, Embed, Matmul, Mul, RmsNorm, Silu, Softmax, WeightLayout,
 };
 use backend_api::random::uniform;
 use backend_api::{At, DType, DeviceTensor, Io, KernelBackend, Mat, MatMut, Op};
 
-use super::{apply_rope, matmul, rmsnorm, silu, softmax};
+use super::{apply_rope, argmax, matmul, rmsnorm, silu, softmax};
 use crate::Failure;
 use crate::case::{Case, Run, compare};
-use crate::host::{Host, decode, round};
+use crate::host::{Host, decode, encode, round};
 use crate::report::Step;
 use crate::tolerance::{Judge, U, Want};
+pub(super) use heads::{attention, compute_attention_scores, weighted_sum_rows};
 
 const COLS: usize = 1024;
 /// With [`COLS`], 2^31 elements and three rows more.
@@ -39,10 +45,35 @@ fn rows(rows: usize, cols: usize) -> [usize; 7] {
 /// One operation at a time: tests run in parallel, and each takes gigabytes, which its backend keeps between the cases.
 static MEMORY: Mutex<()> = Mutex::new(());
 
+/// What a tensor is filled with.
+#[derive(Clone, Copy)]
+struct Random {
+    dtype: DType,
+    seed: u64,
+    scale: f32,
+}
+
+impl Random {
+    fn tensor<B: KernelBackend>(self, b: &B, shape: (usize, usize)) -> Step<B::Tensor> {
+        let mut tensor = b.alloc(&[shape.0, shape.1], self.dtype)?;
+        b.fill_random(&mut tensor, self.seed, self.scale)?;
+        Ok(tensor)
+    }
+
+    fn at(self, index: usize) -> f64 {
+        round(self.dtype, f64::from(uniform(self.seed, index as u64, self.scale)))
+    }
+}
+
 fn filled<B: KernelBackend>(b: &B, shape: (usize, usize), seed: u64, scale: f32) -> Step<B::Tensor> {
-    let mut tensor = b.alloc(&[shape.0, shape.1], DTYPE)?;
-    b.fill_random(&mut tensor, seed, scale)?;
-    Ok(tensor)
+    Random { dtype: DTYPE, seed, scale }.tensor(b, shape)
+}
+
+/// Overwrites elements from `first` on.
+fn put<B: KernelBackend>(b: &B, tensor: &mut B::Tensor, first: usize, values: &[f64]) -> Step {
+    let (dtype, mut bytes) = (tensor.dtype(), Vec::new());
+    values.iter().for_each(|value| encode(dtype, *value, &mut bytes));
+    Ok(b.write(tensor, first * dtype.block_bytes(), &bytes)?)
 }
 
 /// Integers, one by row.
@@ -55,7 +86,7 @@ fn index<B: KernelBackend>(b: &B, of_row: impl Fn(usize) -> usize, rows: usize) 
 
 /// Element of a [`filled`] tensor.
 fn element(seed: u64, index: usize, scale: f32) -> f64 {
-    round(DTYPE, f64::from(uniform(seed, index as u64, scale)))
+    Random { dtype: DTYPE, seed, scale }.at(index)
 }
 
 /// Elements of a [`filled`] tensor from `first` on.
@@ -71,10 +102,11 @@ fn check_from<B: KernelBackend>(
     want: &[Want],
     judge: Judge,
 ) -> Step {
-    let mut bytes = vec![0; want.len() * 2];
-    b.read(tensor, first * 2, &mut bytes)?;
+    let (dtype, size) = (tensor.dtype(), tensor.dtype().block_bytes());
+    let mut bytes = vec![0; want.len() * size];
+    b.read(tensor, first * size, &mut bytes)?;
     let name = format!("elements from {first} on");
-    compare(&name, want.len(), DTYPE, &decode(DTYPE, &bytes), want, judge)
+    compare(&name, want.len(), dtype, &decode(dtype, &bytes), want, judge)
 }
 
 fn check<B: KernelBackend>(b: &B, tensor: &B::Tensor, judge: Judge, want: impl Fn(usize) -> Want) -> Step {
@@ -125,13 +157,12 @@ pub(super) fn mul<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure>
 
 pub(super) fn silu<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
     let _alone = MEMORY.lock();
-    for one in [true, false] {
-        run.case(&case(if one { "one row" } else { "rows" }), "in place", |b| {
-            let mut x = filled(b, ALL, SEED, 8.0)?;
-            let all = MatMut::new(&mut x);
-            let io = Io::InPlace(if one { all.reshaped(1, ROWS * COLS)? } else { all });
-            b.silu_into(Silu { io }.check()?)?;
-            check(b, &x, Judge::Elementwise, |i| silu::silu(element(SEED, i, 8.0)))
+    for (dtype, (rows, cols)) in [(DTYPE, (1, ROWS * COLS)), (DTYPE, ALL), (DType::F32, ALL)] {
+        run.case(&Case::named(format!("{rows} x {cols} {dtype}")), "in place", |b| {
+            let values = Random { dtype, seed: SEED, scale: 8.0 };
+            let mut x = values.tensor(b, (rows, cols))?;
+            b.silu_into(Silu { io: Io::InPlace(MatMut::new(&mut x)) }.check()?)?;
+            check(b, &x, Judge::Elementwise, |i| silu::silu(values.at(i)))
         })?;
     }
     Ok(())
@@ -143,7 +174,8 @@ pub(super) fn softmax<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Fail
         let mut x = filled(b, ALL, SEED, 6.0)?;
         b.softmax_into(Softmax { io: Io::InPlace(MatMut::new(&mut x)) }.check()?)?;
         check_rows(b, &x, ALL, Judge::Reduction, |row| softmax::row(&elements(SEED, row * COLS, COLS, 6.0)))
-    })
+    })?;
+    long_row::softmax(run)
 }
 
 pub(super) fn rmsnorm<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
@@ -155,7 +187,23 @@ pub(super) fn rmsnorm<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Fail
         let weight = elements(SEED + 1, 0, COLS, 1.5);
         let want = |row| rmsnorm::row(&elements(SEED, row * COLS, COLS, 2.0), &weight, eps);
         check_rows(b, &x, ALL, Judge::Reduction, want)
-    })
+    })?;
+    long_row::rmsnorm(run)
+}
+
+pub(super) fn argmax<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
+    let _alone = MEMORY.lock();
+    run.case(&case("rows"), "into", |b| {
+        let x = filled(b, ALL, SEED, 9.0)?;
+        let mut id = b.alloc(&[ROWS], DType::U32)?;
+        let (logits, ids) = (Mat::new(&x), MatMut::vector(&mut id));
+        b.argmax_into(Argmax { logits, id: ids, position: None }.check()?)?;
+        rows(ROWS, COLS).into_iter().try_for_each(|row| {
+            let want = argmax::row(&elements(SEED, row * COLS, COLS, 9.0));
+            check_from(b, &id, row, &[Want::exact(f64::from(want))], Judge::Bits)
+        })
+    })?;
+    long_row::argmax(run)
 }
 
 pub(super) fn apply_rope<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
@@ -259,19 +307,22 @@ fn embedded(id: usize, vocab: usize) -> Vec<Want> {
 
 pub(super) fn append_rows<B: KernelBackend>(run: &mut Run<'_, B>) -> Result<(), Failure> {
     let _alone = MEMORY.lock();
-    run.case(&case("into a cache"), "into", |b| {
-        let (mut cache, src) = (filled(b, ALL, SEED, 2.0)?, filled(b, (4, COLS), SEED + 1, 2.0)?);
-        // The last one lies outside.
-        let first = ROWS - 3;
-        let positions = index(b, |row| first + row, 4)?;
-        let at = At { positions: Mat::vector(&positions), first: Some(first), distinct: false };
-        let op = AppendRows { src: Mat::new(&src), dst: MatMut::new(&mut cache), at };
-        b.append_rows_into(op.check()?)?;
-        check(b, &cache, Judge::Bits, |i| match i.checked_sub(first * COLS) {
-            Some(i) => Want::exact(element(SEED + 1, i, 2.0)),
-            None => Want::exact(element(SEED, i, 2.0)),
-        })
-    })?;
+    for dtype in [DTYPE, DType::F32] {
+        run.case(&Case::named(format!("into a cache, {ROWS} x {COLS} {dtype}")), "into", |b| {
+            let of = |seed| Random { dtype, seed, scale: 2.0 };
+            let (mut cache, src) = (of(SEED).tensor(b, ALL)?, of(SEED + 1).tensor(b, (4, COLS))?);
+            // The last one lies outside.
+            let first = ROWS - 3;
+            let positions = index(b, |row| first + row, 4)?;
+            let at = At { positions: Mat::vector(&positions), first: Some(first), distinct: false };
+            let op = AppendRows { src: Mat::new(&src), dst: MatMut::new(&mut cache), at };
+            b.append_rows_into(op.check()?)?;
+            check(b, &cache, Judge::Bits, |i| match i.checked_sub(first * COLS) {
+                Some(i) => Want::exact(of(SEED + 1).at(i)),
+                None => Want::exact(of(SEED).at(i)),
+            })
+        })?;
+    }
     run.case(&case("rows"), "into", |b| {
         let src = filled(b, ALL, SEED, 2.0)?;
         let mut cache = b.alloc(&[ROWS, COLS], DTYPE)?;
