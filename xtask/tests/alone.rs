@@ -20,15 +20,16 @@ fn a_package_with_backend_cuda_alone_builds_and_says_what_is_missing() {
     fs::copy(project.root().join("Cargo.lock"), file("Cargo.lock")).unwrap();
     fs::create_dir(file("src")).unwrap();
     fs::copy(crate_.join("examples/alone.rs"), file("src/main.rs")).unwrap();
+    let program = project.target().join("debug").join(format!("alone{}", std::env::consts::EXE_SUFFIX));
+    let _ = fs::remove_file(&program);
     let built = Command::new(env!("CARGO"))
+        .env_remove("CARGO_BUILD_TARGET")
         .args(["build", "--offline", "--quiet", "--manifest-path"])
         .arg(file("Cargo.toml"))
         .arg("--target-dir")
         .arg(project.target())
         .status();
     assert!(built.unwrap().success());
-
-    let program = project.target().join("debug").join(format!("alone{}", std::env::consts::EXE_SUFFIX));
     // Where there is a driver, it shows no GPU.
     let output = Command::new(program).env("CUDA_VISIBLE_DEVICES", "-1").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

@@ -66,6 +66,7 @@ fn started(what: &str, blas: bool, cache: &Path) -> Start {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "a_process_starts_in_time", "--ignored", "--nocapture"]);
     command.env(TIMED, if blas { "cuBLAS" } else { "" }).env("CUDA_CACHE_PATH", cache);
+    command.env_remove("CUDA_CACHE_DISABLE").env_remove("CUDA_CACHE_MAXSIZE");
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -75,7 +76,7 @@ fn started(what: &str, blas: bool, cache: &Path) -> Start {
     Start { ready: numbers.next().unwrap(), product: numbers.next().unwrap() }
 }
 
-/// What one bf16 `generate` loads, beyond the context: under 1 s before the driver has compiled the kernels. Then these are there
+/// On an H200 with 16 cores: what one bf16 `generate` loads, beyond the context: under 1 s before the driver has compiled the kernels. Then these are there
 /// in under 30 ms; the library takes longer, and is waited for by nobody who reads weights meanwhile.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
@@ -90,6 +91,9 @@ fn a_process_starts_in_time() {
     let cold = started("cold", true, cache.path());
     let warm = |what, blas| [(); 3].map(|()| started(what, blas, cache.path()));
     let (kernels, all) = (warm("warm, no cuBLAS", false), warm("warm", true));
+    if !CudaBackend::new().unwrap().info().name.contains("H200") {
+        return;
+    }
     let best = |of: fn(&Start) -> Duration, all: &[Start]| all.iter().map(of).min().unwrap();
     assert!(cold.ready + cold.product < Duration::from_secs(1), "cold: {cold:?}");
     let loaded = best(|s| s.ready + s.product, &kernels);

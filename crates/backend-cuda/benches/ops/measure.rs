@@ -181,7 +181,8 @@ pub(crate) struct Bench {
     pub(crate) criterion: Criterion,
     pub(crate) backend: CudaBackend,
     pub(crate) own: CudaBackend,
-    pub(crate) older: CudaBackend,
+    /// None on an older card.
+    pub(crate) older: Option<CudaBackend>,
     pub(crate) has_blas: bool,
     pub(crate) limits: Limits,
     pub(crate) results: Vec<Measured>,
@@ -196,7 +197,10 @@ impl Bench {
         let backend = match case.by {
             By::Torchless | By::Cublas => self.backend.clone(),
             By::Own => self.own.clone(),
-            By::Older => self.older.clone(),
+            By::Older => match &self.older {
+                Some(older) => older.clone(),
+                None => return,
+            },
         };
         let (mut work, limits, bound, dtype) = (None, self.limits, case.bound, case.dtype);
         self.time(case, |operations| {

@@ -68,10 +68,11 @@ pub(crate) fn run(args: &EstimateArgs) -> Result<(), Failure> {
     }
     let sessions = if report.batch == 1 { "session" } else { "sessions" };
     print(&format!(
-        "{name}: {:.1} million parameters in {dtype}, {} {sessions} of {} tokens\n{}\n",
+        "{name}: {:.1} million parameters in {dtype}, KV cache in {kv_dtype}, {} {sessions} of {} tokens, chunks of {}\n{}\n",
         report.parameters as f64 / 1e6,
         report.batch,
         report.context,
+        report.prefill_chunk,
         report.bytes
     ))?;
     match report.fit {

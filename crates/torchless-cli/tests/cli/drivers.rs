@@ -14,7 +14,8 @@ struct Driver(TempDir);
 impl Driver {
     /// Compiles one; none where there is no compiler.
     fn new(source: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
+        // From where programs run, which a system's temporary folder may forbid.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let file = folder.path().join("driver.c");
         fs::write(&file, source).unwrap();
         let library = folder.path().join("libcuda.so.1");
@@ -62,7 +63,10 @@ impl Driver {
         if !without.contains("no NVIDIA driver was found") {
             let (with, first) = (self.torchless(&["devices"]).ok(), torchless(["devices"]).ok());
             let name = |text: &str| text.lines().next().unwrap().split(',').next().unwrap().to_owned();
-            return assert_eq!(name(&with), name(&first));
+            // Where the loader alone knows a driver, the one under its name hides it.
+            if name(&with) == name(&first) {
+                return;
+            }
         }
         let line = self.torchless(&["devices"]).ok();
         self.generate("cuda").fails(1, parts);

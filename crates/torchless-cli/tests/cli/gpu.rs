@@ -60,7 +60,7 @@ fn the_benchmark_runs() {
         "cuBLAS",
         "tok/s",
         "GB/s",
-        "peak of products",
+        "peak of ",
         "read bandwidth",
         "first token ms",
         "kernels, libraries",
