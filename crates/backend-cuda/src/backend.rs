@@ -238,7 +238,7 @@ impl KernelBackend for CudaBackend {
             // Where there is no thread for it, or no library, its absence shows when it is called.
             let start =
                 || thread::Builder::new().spawn_scoped(scope, || blas::start(self, workload.weights)).ok();
-            let library = forecast::calls_library(workload).then(start).flatten();
+            let library = forecast::calls_library(device.shared_memory, workload).then(start).flatten();
             let loaded = functions.preload(device, &keys);
             let _ = library.map(|library| library.join().unwrap_or_else(|panic| resume_unwind(panic)));
             loaded

@@ -16,15 +16,16 @@ type Types = (DType, DType, u32);
 
 pub(crate) fn matmul(b: &CudaBackend, mut op: Matmul<'_, CudaTensor>) -> Result<()> {
     let types = types(&op)?;
-    match blas::matmul(b, &op.x, &op.w, &mut op.out, op.accumulate, op.layout)? {
-        By::Library => Ok(()),
-        By::Vector => match vector(b, &op, types) {
-            Some((share, grid)) => one_row(b, op, types, share, grid),
-            None => few_rows(b, op, types),
-        },
-        by => match tensor_cores::choose(b.inner.device.capability, &op) {
+    let streamed = vector(b, &op, types);
+    match (
+        blas::matmul(b, &op.x, &op.w, &mut op.out, op.accumulate, op.layout, streamed.is_some())?,
+        streamed,
+    ) {
+        (By::Library, _) => Ok(()),
+        (By::Vector, Some((share, grid))) => one_row(b, op, types, share, grid),
+        (by, _) => match tensor_cores::choose(b.inner.device.capability, &op) {
             Some(kernel) => tensor_cores::matmul(b, op, kernel),
-            None if by == By::Few => few_rows(b, op, types),
+            None if by != By::Tiles => few_rows(b, op, types),
             None => many_rows(b, op, types),
         },
     }

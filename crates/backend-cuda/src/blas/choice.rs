@@ -27,6 +27,8 @@ const FEW_F32: u64 = 4;
 pub(crate) struct Product {
     /// Rows of `x`.
     pub(crate) m: u64,
+    /// Whether the kernel for [`By::Vector`] takes it.
+    pub(crate) streams: bool,
     /// Types of the operands.
     pub(crate) x: DType,
     pub(crate) w: DType,
@@ -37,10 +39,11 @@ pub(crate) struct Product {
 /// Who computes a product; `library` if there may be one.
 pub(crate) fn choose(product: &Product, library: bool) -> By {
     match product.m {
-        0..=1 => By::Vector,
+        0 => By::Few,
+        1 if product.streams => By::Vector,
         2..=FEW_F32 if product.w == DType::F32 => By::Few,
         _ if library && keeps_the_contract(product) => By::Library,
-        2..=FEW => By::Few,
+        1..=FEW => By::Few,
         _ => By::Tiles,
     }
 }
@@ -58,14 +61,26 @@ mod tests {
     use DType::{BF16, F16, F32};
 
     fn product(m: u64, x: DType, w: DType, out: DType, accumulate: bool) -> Product {
-        Product { m, x, w, out, accumulate }
+        Product { m, streams: true, x, w, out, accumulate }
     }
 
     #[test]
     fn one_row_stays_with_the_kernel_that_streams_the_weights() {
-        for (m, library) in [0, 1].into_iter().flat_map(|m| [false, true].map(|l| (m, l))) {
-            assert_eq!(choose(&product(m, BF16, BF16, BF16, false), library), By::Vector, "{m}");
+        for library in [false, true] {
+            assert_eq!(choose(&product(1, BF16, BF16, BF16, false), library), By::Vector);
+            assert_eq!(choose(&product(0, BF16, BF16, BF16, false), library), By::Few);
         }
+    }
+
+    #[test]
+    fn one_row_that_it_does_not_take_goes_where_few_go() {
+        for (t, library, by) in [(BF16, true, By::Library), (F32, true, By::Library), (BF16, false, By::Few)]
+        {
+            let odd = Product { streams: false, ..product(1, t, t, F32, true) };
+            assert_eq!(choose(&odd, library), by, "{t}");
+        }
+        let mixed = Product { streams: false, ..product(1, F32, BF16, F32, false) };
+        assert_eq!(choose(&mixed, true), By::Few);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::launch::Scalar;
 use crate::tensor::write;
 use crate::{CudaBackend, CudaTensor, graph};
 
-/// Computes the product if the library is to; says who is to otherwise.
+/// Computes the product if the library is to; says who is to otherwise. `streams` as in [`Product`].
 pub(crate) fn matmul(
     b: &CudaBackend,
     x: &Mat<'_, CudaTensor>,
@@ -18,10 +18,11 @@ pub(crate) fn matmul(
     out: &mut MatMut<'_, CudaTensor>,
     accumulate: bool,
     layout: WeightLayout,
+    streams: bool,
 ) -> Result<By> {
     let gemm = gemm(x, w, out, accumulate, layout);
     let (x, w, out) = (gemm.x.dtype, gemm.w.dtype, gemm.out.dtype);
-    let product = Product { m: gemm.m, x, w, out, accumulate };
+    let product = Product { m: gemm.m, streams, x, w, out, accumulate };
     let choose = |library| choose(&product, library);
     if choose(true) != By::Library {
         return Ok(choose(true));
