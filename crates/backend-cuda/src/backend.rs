@@ -16,6 +16,7 @@ use crate::builder::CudaBackendBuilder;
 use crate::device::{self, Device, DeviceMemory, PIECE, Reading};
 use crate::functions::{self, Functions};
 use crate::graph::{self, CudaGraph, Run};
+use crate::kernels::archive::Target;
 use crate::launch::{Launch, Out};
 use crate::pool::{Block, Pool, size_class};
 use crate::{CudaTensor, bandwidth, forecast, fused, heads, ops, products};
@@ -215,9 +216,10 @@ impl KernelBackend for CudaBackend {
     }
     fn info(&self) -> DeviceInfo {
         let d = &self.inner.device;
-        let mut features = vec![format!("compute capability {}.{}", d.card.0, d.card.1)];
-        if d.capability != d.card {
-            features.push(format!("kernels for {}.{}", d.capability.0, d.capability.1));
+        let Target { capability, card } = d.target;
+        let mut features = vec![format!("compute capability {}.{}", card.0, card.1)];
+        if capability != card {
+            features.push(format!("kernels for {}.{}", capability.0, capability.1));
         }
         DeviceInfo { id: self.inner.id, name: d.name.clone(), features, total_memory: Some(d.total_memory) }
     }
@@ -233,7 +235,7 @@ impl KernelBackend for CudaBackend {
     /// loaded when they first run.
     fn prepare(&self, workload: &Workload) -> Result<()> {
         let Inner { device, functions, .. } = &*self.inner;
-        let keys = functions::of_model(workload, device.capability);
+        let keys = functions::of_model(workload, device.target);
         thread::scope(|scope| {
             // Where there is no thread for it, or no library, its absence shows when it is called.
             let start =
@@ -325,7 +327,7 @@ impl KernelBackend for CudaBackend {
     /// beside reading the weights: where tensor cores make products of two rows and more.
     fn chunk_rows(&self, rows: usize) -> Option<usize> {
         const BUCKETS: [usize; 7] = [1, 16, 32, 48, 64, 96, 128];
-        let fast = self.inner.device.capability >= (8, 0);
+        let fast = self.inner.device.target.capability >= (8, 0);
         BUCKETS.into_iter().find(|bucket| fast && (1..=*bucket).contains(&rows))
     }
     fn step(

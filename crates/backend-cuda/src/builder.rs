@@ -100,7 +100,7 @@ impl CudaBackendBuilder {
     }
 
     /// Chooses kernels as for a card of this compute capability, at most that of the card: `(5, 0)` takes the portable ones,
-    /// which helps where a driver or card does badly with newer ones.
+    /// which helps where a driver or card does badly with newer ones. Those that run on 9.0 alone are for a card of 9.0.
     pub fn kernel_target(mut self, capability: (u32, u32)) -> Self {
         self.kernel_target = Some(capability);
         self

@@ -9,6 +9,7 @@ use backend_api::ops::{Attention, Matmul, NormQkvRopeAppend, NormSwiglu};
 use backend_api::{DType, Op, SlowPath, Workload};
 
 use crate::backend::COUNTERS;
+use crate::kernels::archive::Target;
 use crate::kernels::{attention, attention_mma, matmul_mma, sample, weighted_sum_rows as sums};
 use crate::launch::longest_row;
 use crate::ops::is_half;
@@ -17,8 +18,7 @@ use crate::{CudaBackend, CudaTensor, prefill};
 /// What of a card decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Card {
-    /// What kernels are chosen for.
-    pub(crate) capability: (u32, u32),
+    pub(crate) target: Target,
     pub(crate) multiprocessors: u32,
     /// Bytes of shared memory that a launch can give a block.
     pub(crate) shared_memory: u32,
@@ -35,7 +35,7 @@ impl Card {
         let (multiprocessors, shared_memory) = (device.multiprocessors, device.shared_memory);
         let calls = calls_library(shared_memory, workload);
         let library = calls.then(|| inner.blas.workspace(device, &inner.pool)).flatten();
-        Self { capability: device.capability, multiprocessors, shared_memory, library }
+        Self { target: device.target, multiprocessors, shared_memory, library }
     }
 
     /// Elements of a row of this type that a block can keep in shared memory.
@@ -72,7 +72,7 @@ const WIDE: &str = "embed, compute_attention_scores, softmax, weighted_sum_rows,
 /// Bytes of scratch of each operation that takes some.
 fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
     let (heads, multiprocessors) = (w.heads, card.multiprocessors);
-    let parts = (multiprocessors, card.capability >= (9, 0));
+    let parts = (multiprocessors, card.target.capability >= (9, 0));
     let keys = w.window.map_or(w.context, |window| window.min(w.context)) as u64;
     let (kv, group) = (heads.n_kv_heads as u64, heads.group() as u64);
     let choice = 8 * sample::SPACE as u64 + 12 * w.vocab_size as u64;
@@ -88,7 +88,7 @@ fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
     } else {
         all.push(4 * attention::partials(attention::division(1, kv, group, keys, parts)) as u64);
     }
-    let on_mma = card.library.is_none() && card.capability >= (8, 0) && card.capability != (9, 0);
+    let on_mma = card.library.is_none() && card.target.capability >= (8, 0) && card.target != Target::HOPPER;
     if on_mma && w.rows >= MANY && is_half(w.activations) && w.activations == w.weights {
         all.extend(products(w).map(|(_, n, k)| {
             let (m, n, k) = (w.rows as u64, n as u64, k as u64);
@@ -202,11 +202,11 @@ fn product_of_prompt(card: &Card, w: &Workload) -> Option<String> {
 }
 
 fn no_tensor_cores(card: &Card, dtype: DType) -> Option<String> {
-    let (major, minor) = card.capability;
+    let (major, minor) = card.target.capability;
     if !is_half(dtype) {
         return Some(format!("{dtype} is not for tensor cores"));
     }
-    (card.capability < (8, 0)).then(|| format!("kernels for compute capability {major}.{minor}"))
+    (card.target.capability < (8, 0)).then(|| format!("kernels for compute capability {major}.{minor}"))
 }
 
 fn no_multiple(name: &str, size: usize, of: usize) -> Option<String> {
@@ -227,8 +227,12 @@ pub(crate) mod tests {
 
     use super::*;
 
-    const H200: Card =
-        Card { capability: (9, 0), multiprocessors: 132, shared_memory: 226 << 10, library: Some(32 << 20) };
+    const H200: Card = Card {
+        target: Target::HOPPER,
+        multiprocessors: 132,
+        shared_memory: 226 << 10,
+        library: Some(32 << 20),
+    };
 
     pub(crate) fn mistral(dtype: DType) -> Workload {
         Workload {
@@ -310,7 +314,7 @@ pub(crate) mod tests {
 
     #[test]
     fn older_cards_say_which_kernels_they_take() {
-        let old = Card { capability: (7, 5), library: None, ..H200 };
+        let old = Card { target: Target::of((7, 5)), library: None, ..H200 };
         let shown = shown(&old, &mistral(DType::F16));
         assert!(
             shown.iter().any(|s| s.starts_with("matmul of a prompt: kernels for compute capability 7.5"))
@@ -326,8 +330,10 @@ pub(crate) mod tests {
         assert_eq!(sum(&H200, &mistral(DType::BF16)), (32 << 20) + scratch + (64 << 10));
         let alone = Card { library: None, ..H200 };
         assert_eq!(sum(&alone, &mistral(DType::BF16)), scratch + (64 << 10));
-        let ampere = Card { capability: (8, 0), ..alone };
+        let ampere = Card { target: Target::of((8, 0)), ..alone };
         assert!(sum(&ampere, &mistral(DType::BF16)) > 16 << 20, "products that share tiles");
+        let beyond = Card { target: Target { capability: (9, 0), card: (10, 0) }, ..alone };
+        assert!(sum(&beyond, &mistral(DType::BF16)) > 16 << 20, "the same");
         let mut long = mistral(DType::BF16);
         long.heads.head_dim = 264;
         let in_f32 = Workload { cache: DType::F32, ..long };

@@ -11,7 +11,8 @@ use backend_api::{DType, Error, Result, Workload};
 
 use crate::KernelSource;
 use crate::device::{Device, Function, Kernel};
-use crate::kernels::{self, archive, signatures};
+use crate::kernels::archive::{self, Target};
+use crate::kernels::{self, signatures};
 use crate::launch::Signature;
 use crate::prefill::is_for_wgmma;
 use crate::threads::on_threads;
@@ -39,8 +40,8 @@ struct Loaded {
 /// The kernels that this process has loaded.
 static KERNELS: LazyLock<Mutex<HashMap<Chosen, Place>>> = LazyLock::new(Mutex::default);
 
-/// What tells one loaded kernel from another: source, compute capabilities that it was chosen for and of the card, name and types.
-type Chosen = (KernelSource, (u32, u32), (u32, u32), Key);
+/// What tells one loaded kernel from another: source, what it was chosen for, name and types.
+type Chosen = (KernelSource, Target, Key);
 
 /// A kernel, once it is loaded; locked while it is being loaded, so that different ones load at once.
 type Place = Arc<Mutex<Option<Kernel>>>;
@@ -81,7 +82,7 @@ impl Functions {
             return Ok(());
         }
         let mut function = device.function(self.kernel(device, key)?, kernels::shared(key.0))?;
-        function.awaits = device.version >= OVERLAP && kernels::awaits(key.0, device.capability);
+        function.awaits = device.version >= OVERLAP && kernels::awaits(key.0, device.target.capability);
         self.lock().entry(key).or_insert(Loaded { function, launched: false });
         Ok(())
     }
@@ -90,7 +91,7 @@ impl Functions {
     fn kernel(&self, device: &Device, key: Key) -> Result<Kernel> {
         let place = {
             let mut kernels = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(kernels.entry((self.source, device.capability, device.card, key)).or_default())
+            Arc::clone(kernels.entry((self.source, device.target, key)).or_default())
         };
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = *place {
@@ -104,8 +105,7 @@ impl Functions {
     /// Loads several kernels on several threads, the longest first: no thread is left alone with one that takes long.
     pub(crate) fn preload(&self, device: &Device, keys: &[Key]) -> Result<()> {
         let mut keys = keys.to_vec();
-        let length =
-            |(kernel, scalar, weight): Key| archive::length(kernel, scalar, weight, device.capability);
+        let length = |(kernel, scalar, weight): Key| archive::length(kernel, scalar, weight, device.target);
         keys.sort_by_cached_key(|key| Reverse(length(*key)));
         let next = AtomicUsize::new(0);
         let work = || {
@@ -120,27 +120,27 @@ impl Functions {
 
 /// Every kernel that is compiled for activations and weights of these types and for such a card. One that knows no weights
 /// has the type of its activations in their place, as where it is launched.
-pub(crate) fn keys(scalar: DType, weight: DType, capability: (u32, u32)) -> Vec<Key> {
+pub(crate) fn keys(scalar: DType, weight: DType, on: Target) -> Vec<Key> {
     let (both, one) = (format!("{scalar}-{weight}"), scalar.to_string());
     let second = |t: &str| if t == one { Some(scalar) } else { (t == both).then_some(weight) };
     let fit =
         signatures().into_iter().filter_map(|s| Some((s.name, scalar, s.types.split(' ').find_map(second)?)));
-    fit.filter(|(name, ..)| archive::target(name, scalar, weight, capability).is_ok()).collect()
+    fit.filter(|(name, ..)| archive::target(name, scalar, weight, on).is_ok()).collect()
 }
 
 /// Every kernel that such a decoder takes: beside activations of the type of its weights, and beside f32.
-pub(crate) fn of_model(w: &Workload, capability: (u32, u32)) -> Vec<Key> {
+pub(crate) fn of_model(w: &Workload, on: Target) -> Vec<Key> {
     let types = [(w.weights, w.weights), (DType::F32, w.weights), (DType::F32, w.cache)];
-    let on_wgmma = is_for_wgmma(capability, w.heads.head_dim);
+    let on_wgmma = is_for_wgmma(on, w.heads.head_dim);
     let is_idle = |name: &str| match name {
         // The slowest of all to compile, so that the other of the two is not worth waiting for.
         "attention_prefill_mma" => on_wgmma,
         "attention_prefill_wgmma" => !on_wgmma,
-        "matmul_mma" => capability == (9, 0),
+        "matmul_mma" => on == Target::HOPPER,
         _ => false,
     };
     let mut all: Vec<Key> = Vec::new();
-    for key in types.into_iter().flat_map(|(scalar, weight)| keys(scalar, weight, capability)) {
+    for key in types.into_iter().flat_map(|(scalar, weight)| keys(scalar, weight, on)) {
         if !is_idle(key.0) && !all.contains(&key) {
             all.push(key);
         }
@@ -151,9 +151,7 @@ pub(crate) fn of_model(w: &Workload, capability: (u32, u32)) -> Vec<Key> {
 /// What the driver is given.
 fn image(source: KernelSource, (kernel, scalar, weight): Key, device: &Device) -> Result<Vec<u8>> {
     match source {
-        KernelSource::Embedded => {
-            archive::ptx(kernel, scalar, weight, device.capability).map(String::into_bytes)
-        }
+        KernelSource::Embedded => archive::ptx(kernel, scalar, weight, device.target).map(String::into_bytes),
         #[cfg(feature = "nvrtc")]
         KernelSource::Nvrtc => crate::nvrtc::compile((kernel, scalar, weight), device),
         #[cfg(not(feature = "nvrtc"))]
@@ -253,13 +251,15 @@ mod tests {
 
     #[test]
     fn keys_are_the_kernels_of_the_types() {
-        let names = |scalar, weight| keys(scalar, weight, (9, 0)).iter().map(|k| k.0).collect::<Vec<_>>();
+        let names =
+            |scalar, weight| keys(scalar, weight, Target::HOPPER).iter().map(|k| k.0).collect::<Vec<_>>();
         let bf16 = names(DType::BF16, DType::BF16);
         assert!(["add", "matmul", "sample", "attention"].iter().all(|name| bf16.contains(name)), "{bf16:?}");
         assert!(names(DType::F32, DType::BF16).contains(&"matmul"));
         assert!(!names(DType::BF16, DType::F32).contains(&"matmul"));
-        for (kernel, scalar, weight) in keys(DType::F16, DType::F16, (5, 0)) {
-            assert!(archive::ptx(kernel, scalar, weight, (5, 0)).is_ok(), "{kernel}");
+        let oldest = Target::of((5, 0));
+        for (kernel, scalar, weight) in keys(DType::F16, DType::F16, oldest) {
+            assert!(archive::ptx(kernel, scalar, weight, oldest).is_ok(), "{kernel}");
         }
     }
     fn workload([weights, cache]: [DType; 2], head_dim: usize) -> Workload {
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_decoder_takes_kernels_of_its_types_and_heads() {
         let [f32, f16, bf16] = DType::FLOATS;
-        let of = |types, head_dim, capability| of_model(&workload(types, head_dim), capability);
+        let of = |types, head_dim, card| of_model(&workload(types, head_dim), Target::of(card));
         let mistral = of([bf16, bf16], 128, (9, 0));
         for key in [
             ("norm_swiglu", f32, bf16),
@@ -303,6 +303,19 @@ mod tests {
         assert_eq!(prompts(of([bf16, bf16], 128, (8, 0))), ["attention_prefill_mma"]);
         assert!(prompts(of([bf16, bf16], 128, (5, 0))).is_empty());
         assert!(of([bf16, f16], 128, (9, 0)).contains(&("attention", f32, f16)));
-        assert_eq!(of([f32, f32], 128, (9, 0)).len(), keys(f32, f32, (9, 0)).len());
+        assert_eq!(of([f32, f32], 128, (9, 0)).len(), keys(f32, f32, Target::HOPPER).len());
+    }
+
+    #[test]
+    fn a_card_beyond_hopper_takes_no_wgmma_even_for_kernels_of_hopper() {
+        for capability in [(9, 0), (10, 0)] {
+            let on = Target { capability, card: (10, 0) };
+            let keys = of_model(&workload([DType::BF16; 2], 128), on);
+            let has = |name| keys.iter().any(|k| k.0 == name);
+            assert!(has("matmul_mma") && has("attention_prefill_mma"), "{keys:?}");
+            assert!(!keys.iter().any(|k| k.0.ends_with("wgmma")), "{keys:?}");
+            let target = |name| archive::target(name, DType::BF16, DType::BF16, on).ok();
+            assert_eq!((target("attention_mma"), target("matmul_wgmma")), (Some("compute_90"), None));
+        }
     }
 }

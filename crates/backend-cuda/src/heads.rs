@@ -23,7 +23,7 @@ fn on_tensor_cores(b: &B, dim: usize, scalar: DType, weight: DType, operands: &[
     let halves = scalar == weight && is_half(scalar);
     halves
         && dim.is_multiple_of(8)
-        && b.inner.device.capability >= (8, 0)
+        && b.inner.device.target.capability >= (8, 0)
         && operands.iter().all(|m| aligned(m))
 }
 
@@ -176,7 +176,7 @@ fn compose_wide(b: &B, op: Attention<'_, T>) -> Result<()> {
 
 /// Multiprocessors, and whether blocks form clusters.
 fn card(b: &B) -> (u32, bool) {
-    (b.inner.device.multiprocessors, b.inner.device.capability >= (9, 0))
+    (b.inner.device.multiprocessors, b.inner.device.target.capability >= (9, 0))
 }
 
 /// How keys are split, and blocks, if tensor cores take the operation.

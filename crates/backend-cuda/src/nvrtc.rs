@@ -9,7 +9,7 @@ use libloading::Library;
 
 use crate::device::Device;
 use crate::functions::Key;
-use crate::kernels::archive;
+use crate::kernels::archive::{self, Target};
 use crate::libraries::{self, Here, Missing, Places, Platform};
 
 type Program = *mut c_void;
@@ -165,10 +165,10 @@ fn arch(variant: &str, target: (u32, u32), card: (u32, u32), supported: &[u32]) 
 /// [`Error::Unsupported`] for types that the kernel is not written for, [`Error::Unavailable`] without NVRTC or where it
 /// does not know the target, [`Error::Backend`] with the log where it does not compile.
 pub(crate) fn compile((kernel, scalar, weight): Key, device: &Device) -> Result<Vec<u8>> {
-    let target = device.capability;
-    let variant = archive::target(kernel, scalar, weight, target)?;
+    let Target { capability: target, card } = device.target;
+    let variant = archive::target(kernel, scalar, weight, device.target)?;
     let nvrtc = nvrtc(device.version)?;
-    let arch = arch(variant, target, device.card, &nvrtc.targets).ok_or_else(|| Error::Unavailable {
+    let arch = arch(variant, target, card, &nvrtc.targets).ok_or_else(|| Error::Unavailable {
         backend: "cuda".into(),
         cause: Cause::NoCompiler,
         reason: format!(

@@ -232,7 +232,7 @@ pub(crate) fn sample(b: &B, op: Sample<'_, T>) -> Result<()> {
         seed: params.seed,
     };
     // A card that cannot promise to run all blocks at once runs one.
-    let together = device.cooperates && device.capability >= (6, 0);
+    let together = device.cooperates && device.target.capability >= (6, 0);
     let blocks = if together { grid(n, device.multiprocessors) } else { 1 };
     let mut launch = b.launch("sample", scalar, scalar, blocks)?;
     launch.together = together;

@@ -7,6 +7,7 @@ use backend_api::ops::{
 use backend_api::{DType, Error, Io, KernelBackend, Mat, Op, Result};
 
 use crate::device::Device;
+use crate::kernels::archive::Target;
 use crate::kernels::{attention_prefill_mma as mma, attention_prefill_wgmma as wgmma, rope_append};
 use crate::ops::{is_half, launched};
 use crate::tensor::{aligned, read, write};
@@ -18,7 +19,7 @@ use crate::{CudaBackend, CudaTensor};
 pub(crate) enum Kernel {
     /// `mma.sync`, from compute capability 8.0 on.
     Mma(u32),
-    /// `wgmma`, on compute capability 9.0.
+    /// `wgmma`, on [`Target::HOPPER`].
     Wgmma(u32),
 }
 
@@ -33,8 +34,8 @@ const LEAST: (usize, usize) = (16, 64);
 const KEYS: usize = 128;
 
 /// Whether Hopper's tensor cores take heads of this length; older ones' are faster for others.
-pub(crate) fn is_for_wgmma(capability: (u32, u32), head_dim: usize) -> bool {
-    capability == (9, 0) && wgmma::HEAD_DIMS.contains(&head_dim)
+pub(crate) fn is_for_wgmma(on: Target, head_dim: usize) -> bool {
+    on == Target::HOPPER && wgmma::HEAD_DIMS.contains(&head_dim)
 }
 
 /// The kernel for many rows, if there is one for the types, the layout and the card.
@@ -55,8 +56,8 @@ pub(crate) fn choose(
         return None;
     }
     let (rows, n_kv_heads, group) = (rows as u64, heads.n_kv_heads as u64, heads.group() as u64);
-    match device.capability {
-        on if is_for_wgmma(on, heads.head_dim) && i32::try_from(op.k.n_rows()).is_ok() => {
+    match device.target.capability {
+        _ if is_for_wgmma(device.target, heads.head_dim) && i32::try_from(op.k.n_rows()).is_ok() => {
             wgmma::grid(rows, n_kv_heads, group, device.multiprocessors).map(Kernel::Wgmma)
         }
         (8.., _) => mma::grid(rows, n_kv_heads, group, heads.head_dim as u32).map(Kernel::Mma),

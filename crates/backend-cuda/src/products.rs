@@ -23,7 +23,7 @@ pub(crate) fn matmul(b: &CudaBackend, mut op: Matmul<'_, CudaTensor>) -> Result<
     ) {
         (By::Library, _) => Ok(()),
         (By::Vector, Some((share, grid))) => one_row(b, op, types, share, grid),
-        (by, _) => match tensor_cores::choose(b.inner.device.capability, &op) {
+        (by, _) => match tensor_cores::choose(b.inner.device.target, &op) {
             Some(kernel) => tensor_cores::matmul(b, op, kernel),
             None if by != By::Tiles => few_rows(b, op, types),
             None => many_rows(b, op, types),

@@ -5,6 +5,7 @@ use backend_api::ops::{Matmul, WeightLayout};
 use backend_api::{DType, Mat, MatMut, Result};
 
 use crate::blas;
+use crate::kernels::archive::Target;
 use crate::kernels::{matmul_mma, matmul_wgmma, swiglu_wgmma};
 use crate::launch::Out;
 use crate::ops::{dtype, is_half, launched};
@@ -17,12 +18,12 @@ use crate::{CudaBackend, CudaTensor};
 pub(crate) enum Kernel {
     /// `mma.sync`, from compute capability 8.0 on.
     Mma,
-    /// `wgmma`, on compute capability 9.0.
+    /// `wgmma`, on [`Target::HOPPER`].
     Wgmma,
 }
 
 /// The kernel for a product of many rows, if there is one for its types, its layout and the card.
-pub(crate) fn choose(capability: (u32, u32), op: &Matmul<'_, CudaTensor>) -> Option<Kernel> {
+pub(crate) fn choose(on: Target, op: &Matmul<'_, CudaTensor>) -> Option<Kernel> {
     let (x, w, out) = (op.x.operand().dtype, op.w.operand().dtype, op.out.operand().dtype);
     let typed = is_half(x) && w == x && (out == x || out == DType::F32);
     let even = op.x.n_cols().is_multiple_of(8)
@@ -30,8 +31,8 @@ pub(crate) fn choose(capability: (u32, u32), op: &Matmul<'_, CudaTensor>) -> Opt
     if !(typed && even && aligned(&op.x) && aligned(&op.w)) {
         return None;
     }
-    match capability {
-        (9, 0) => Some(Kernel::Wgmma),
+    match on.capability {
+        _ if on == Target::HOPPER => Some(Kernel::Wgmma),
         (8.., _) => Some(Kernel::Mma),
         _ => None,
     }
@@ -117,7 +118,7 @@ pub(crate) fn swiglu(
     let sized = x.n_rows() >= LEAST_ROWS && x.n_cols() > 0 && i32::try_from(w.n_rows()).is_ok();
     let (m, ffn, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
     let grid = swiglu_wgmma::grid(m, ffn, device.multiprocessors);
-    let Some((grid, useful)) = grid.filter(|_| device.capability == (9, 0) && typed && sized) else {
+    let Some((grid, useful)) = grid.filter(|_| device.target == Target::HOPPER && typed && sized) else {
         return Ok(false);
     };
     if useful < USEFUL && blas::is_there(b) {

@@ -133,7 +133,8 @@ fn every_kernel_has_a_portable_variant_for_each_pair_of_types_it_names() {
         for types in s.types.split(' ') {
             let (scalar, weight) = types.split_once('-').unwrap_or((types, types));
             let dtype = |name: &str| name.parse::<DType>().unwrap();
-            let ptx = archive::ptx(twin(s.name), dtype(scalar), dtype(weight), (5, 0)).unwrap();
+            let ptx = archive::ptx(twin(s.name), dtype(scalar), dtype(weight), archive::Target::of((5, 0)))
+                .unwrap();
             assert!(ptx.contains(&format!(".entry {}(", twin(s.name))), "{} {types}", s.name);
         }
     }

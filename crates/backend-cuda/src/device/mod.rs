@@ -26,15 +26,13 @@ pub(crate) use self::module::{Function, Kernel};
 pub(crate) use self::probe::count;
 use self::staging::Staging;
 pub(crate) use self::staging::{PIECE, Reading};
+use crate::kernels::archive::Target;
 use crate::launch::OWN_SHARED;
 
 /// A card, opened. Its primary context is shared with whatever else this process does on the card.
 pub(crate) struct Device {
     pub(crate) name: String,
-    /// What kernels are chosen for: that of the card, or less where the builder says so.
-    pub(crate) capability: (u32, u32),
-    /// That of the card.
-    pub(crate) card: (u32, u32),
+    pub(crate) target: Target,
     pub(crate) total_memory: u64,
     /// CUDA version of the driver: 12 000 + 10 · minor ….
     pub(crate) version: i32,
@@ -61,10 +59,10 @@ unsafe impl Sync for Device {}
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, capability, lost, .. } = self;
+        let Self { name, target, lost, .. } = self;
         f.debug_struct("Device")
             .field("name", name)
-            .field("capability", capability)
+            .field("target", target)
             .field("lost", lost)
             .finish_non_exhaustive()
     }
@@ -95,8 +93,7 @@ impl Device {
         unsafe { driver::primary_ctx_retain(&raw mut context, handle) }.map_err(failed)?;
         let mut device = Self {
             name,
-            capability: target.unwrap_or(card),
-            card,
+            target: Target { capability: target.unwrap_or(card), card },
             total_memory,
             version: version().map_err(failed)?,
             multiprocessors: attribute(handle, At::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)

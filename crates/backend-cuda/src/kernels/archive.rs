@@ -6,18 +6,37 @@ use backend_api::{Cause, DType, Error, Result};
 /// stream; numbers little-endian. Written by `cargo xtask build-kernels`.
 static ARCHIVE: &[u8] = include_bytes!("../../ptx/kernels.bin");
 
+/// What kernels are chosen for, in compute capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// That of the card, or less where the builder says so.
+    pub capability: (u32, u32),
+    /// That of the card: `compute_90a` runs on 9.0 alone.
+    pub card: (u32, u32),
+}
+
+impl Target {
+    /// The only one with wgmma.
+    pub const HOPPER: Self = Self::of((9, 0));
+
+    /// All that a card of this capability runs.
+    pub const fn of(card: (u32, u32)) -> Self {
+        Self { capability: card, card }
+    }
+}
+
 /// The best PTX of a kernel for a card: of the variants for these types, the one with the highest target that the card
 /// can run. A kernel with one element type only looks at `scalar`.
 ///
 /// # Errors
 /// [`Error::Unsupported`]: the kernel is not compiled for these types. [`Error::Unavailable`]: for no card this old.
-pub fn ptx(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> Result<String> {
-    text(best(kernel, scalar, weight, capability)?.0)
+pub fn ptx(kernel: &str, scalar: DType, weight: DType, on: Target) -> Result<String> {
+    text(best(kernel, scalar, weight, on)?.0)
 }
 
 /// How long the text is that [`ptx`] gives, in bytes; 0 where it gives none.
-pub fn length(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> usize {
-    let name = best(kernel, scalar, weight, capability).map_or("", |(name, _)| name);
+pub fn length(kernel: &str, scalar: DType, weight: DType, on: Target) -> usize {
+    let name = best(kernel, scalar, weight, on).map_or("", |(name, _)| name);
     Entries(ARCHIVE).find(|entry| entry.0 == name).map_or(0, |entry| entry.1.0)
 }
 
@@ -25,17 +44,12 @@ pub fn length(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)
 ///
 /// # Errors
 /// As [`ptx`].
-pub fn target(kernel: &str, scalar: DType, weight: DType, capability: (u32, u32)) -> Result<&'static str> {
-    Ok(best(kernel, scalar, weight, capability)?.1)
+pub fn target(kernel: &str, scalar: DType, weight: DType, on: Target) -> Result<&'static str> {
+    Ok(best(kernel, scalar, weight, on)?.1)
 }
 
 /// Name of the best entry, and its target.
-fn best(
-    kernel: &str,
-    scalar: DType,
-    weight: DType,
-    capability: (u32, u32),
-) -> Result<(&'static str, &'static str)> {
+fn best(kernel: &str, scalar: DType, weight: DType, on: Target) -> Result<(&'static str, &'static str)> {
     let mut compiled = variants(kernel, scalar, weight).peekable();
     if compiled.peek().is_none() {
         return Err(Error::Unsupported {
@@ -43,8 +57,8 @@ fn best(
             supported: supported(kernel),
         });
     }
-    let ranked = compiled.filter_map(|(name, target)| Some((rank(target, capability)?, (name, target))));
-    let (major, minor) = capability;
+    let ranked = compiled.filter_map(|(name, target)| Some((rank(target, on)?, (name, target))));
+    let (major, minor) = on.capability;
     ranked.max().map(|(_, variant)| variant).ok_or_else(|| Error::Unavailable {
         backend: "cuda".to_owned(),
         cause: Cause::NoKernelImage,
@@ -100,12 +114,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// How good a target is on a card: its number, an exact one (`compute_90a`) above a portable one; none if it does not run.
-fn rank(target: &str, (major, minor): (u32, u32)) -> Option<(u32, bool)> {
-    let card = major * 10 + minor;
+fn rank(target: &str, on: Target) -> Option<(u32, bool)> {
+    let most = on.capability.0 * 10 + on.capability.1;
     let number = target.strip_prefix("compute_")?;
     match number.strip_suffix('a') {
-        Some(exact) => exact.parse().ok().filter(|n| *n == card).map(|n| (n, true)),
-        None => number.parse().ok().filter(|n| *n <= card).map(|n| (n, false)),
+        Some(exact) => {
+            exact.parse().ok().filter(|n| *n == most && on == Target::of(on.card)).map(|n| (n, true))
+        }
+        None => number.parse().ok().filter(|n| *n <= most).map(|n| (n, false)),
     }
 }
 
@@ -138,23 +154,30 @@ mod tests {
 
     #[test]
     fn targets_rank_by_what_the_card_can_run() {
-        assert_eq!(rank("compute_50", (9, 0)), Some((50, false)));
-        assert!(rank("compute_90a", (9, 0)) > rank("compute_90", (9, 0)));
-        assert_eq!(rank("compute_90a", (10, 0)), None);
-        assert_eq!(rank("compute_80", (7, 5)), None);
-        assert!(rank("compute_120", (12, 0)) > rank("compute_90", (12, 0)));
+        let own = |target, card| rank(target, Target::of(card));
+        assert_eq!(own("compute_50", (9, 0)), Some((50, false)));
+        assert!(own("compute_90a", (9, 0)) > own("compute_90", (9, 0)));
+        assert_eq!(own("compute_90a", (10, 0)), None);
+        assert_eq!(own("compute_80", (7, 5)), None);
+        assert!(own("compute_120", (12, 0)) > own("compute_90", (12, 0)));
+        let as_hopper = Target { capability: (9, 0), card: (10, 0) };
+        assert_eq!(rank("compute_90a", as_hopper), None);
+        assert_eq!(rank("compute_90", as_hopper), Some((90, false)));
     }
 
     #[test]
     fn what_is_not_compiled_is_refused_with_what_is() {
-        let error = ptx("rmsnorm", DType::BF16, DType::F32, (9, 0)).unwrap_err().to_string();
+        let error = ptx("rmsnorm", DType::BF16, DType::F32, Target::HOPPER).unwrap_err().to_string();
         assert!(error.contains("rmsnorm") && error.contains("bf16-bf16.compute_50"), "{error}");
-        let old = ptx("rmsnorm", DType::F32, DType::F32, (3, 5)).unwrap_err();
+        let old = ptx("rmsnorm", DType::F32, DType::F32, Target::of((3, 5))).unwrap_err();
         assert!(matches!(old, Error::Unavailable { cause: Cause::NoKernelImage, .. }), "{old}");
         assert!(old.to_string().contains("3.5") && old.to_string().contains("rmsnorm.f32-f32"), "{old}");
-        assert_eq!(target("add", DType::F32, DType::F32, (5, 2)).unwrap(), "compute_50");
+        assert_eq!(target("add", DType::F32, DType::F32, Target::of((5, 2))).unwrap(), "compute_50");
         assert!(
-            ptx("nothing", DType::F32, DType::F32, (9, 0)).unwrap_err().to_string().contains("no variant")
+            ptx("nothing", DType::F32, DType::F32, Target::HOPPER)
+                .unwrap_err()
+                .to_string()
+                .contains("no variant")
         );
         assert!(source("nothing").is_err());
     }

@@ -66,7 +66,7 @@ fn product(b: &CudaBackend) -> Vec<u8> {
 /// What threads of a program may do while another one captures.
 fn disturbances(b: &CudaBackend) -> [Box<dyn Fn() + Send + '_>; 5] {
     let want = product(b);
-    let image = archive::ptx("add", DType::F32, DType::F32, b.inner.device.capability).unwrap();
+    let image = archive::ptx("add", DType::F32, DType::F32, b.inner.device.target).unwrap();
     [
         Box::new(|| {
             let mut large = b.alloc(&[16 << 20], DType::F32).unwrap();

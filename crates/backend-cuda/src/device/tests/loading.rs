@@ -6,7 +6,7 @@ use crate::CudaBackend;
 use crate::KernelSource;
 use crate::device::Device;
 use crate::functions::{self, Functions};
-use crate::kernels::archive;
+use crate::kernels::archive::{self, Target};
 
 fn refusal(device: &Device, ptx: &str) -> (Cause, String) {
     match device.load("k", KernelSource::Embedded, ptx.as_bytes().to_vec()).unwrap_err() {
@@ -27,13 +27,13 @@ fn images_that_do_not_fit_give_typed_errors() {
     let (cause, text) =
         refusal(device, ".version 99.9\n.target sm_50\n.address_size 64\n.visible .entry k() { ret; }\n");
     assert_eq!(cause, Cause::PtxVersion, "{text}");
-    let wrong = if device.card == (10, 0) { "sm_90a" } else { "sm_100a" };
+    let wrong = if device.target.card == (10, 0) { "sm_90a" } else { "sm_100a" };
     let (cause, text) = refusal(
         device,
         &format!(".version 8.6\n.target {wrong}\n.address_size 64\n.visible .entry k() {{ ret; }}\n"),
     );
     assert_eq!(cause, Cause::NoKernelImage, "{text}");
-    let add = archive::ptx("add", DType::F32, DType::F32, (5, 0)).unwrap().into_bytes();
+    let add = archive::ptx("add", DType::F32, DType::F32, Target::of((5, 0))).unwrap().into_bytes();
     let missing = device.load("other", KernelSource::Embedded, add);
     assert!(matches!(missing, Err(Error::Backend { .. })), "{missing:?}");
     b.alloc(&[10], DType::F32).and_then(|mut x| b.fill_random(&mut x, 1, 1.0)).unwrap();
@@ -50,7 +50,7 @@ fn every_variant_loads_with_the_parameters_that_rust_passes() {
     let mut loaded = 0;
     for scalar in DType::FLOATS {
         for weight in DType::FLOATS {
-            let keys = functions::keys(scalar, weight, device.capability);
+            let keys = functions::keys(scalar, weight, device.target);
             functions.preload(device, &keys).unwrap();
             for key in keys {
                 let function = functions.get(device, key).unwrap();

@@ -95,7 +95,7 @@ fn marks_measure_the_devices_time() {
 #[ignore = "needs an NVIDIA GPU"]
 fn the_target_of_kernels_can_be_lowered_and_not_raised() {
     let b = CudaBackend::builder().kernel_target((5, 0)).build().unwrap();
-    assert_eq!(b.inner.device.capability, (5, 0));
+    assert_eq!(b.inner.device.target.capability, (5, 0));
     assert!(b.info().features.contains(&"kernels for 5.0".to_owned()));
     let error = CudaBackend::builder().kernel_target((99, 0)).build().unwrap_err();
     assert!(matches!(error, Error::Argument { name: "kernel_target", .. }), "{error}");
