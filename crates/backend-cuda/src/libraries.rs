@@ -90,15 +90,16 @@ pub(crate) fn places(platform: Platform, machine: &dyn Machine) -> Places {
     Places { by_name, directories: distinct(platform, found) }
 }
 
-/// Where the loader may look: by itself, unless its path leads to the current directory; then the directories that are left of
-/// it.
+/// Where the loader may look: by itself, unless its path leads to the current directory; then the directories of that path, where
+/// a library that will not do hides later ones from it.
 pub(crate) fn loader(platform: Platform, machine: &dyn Machine) -> Places {
-    let path = split(platform, machine.var("LD_LIBRARY_PATH"));
-    if platform == Platform::Windows || path.iter().all(|d| is_absolute(platform, d)) {
+    if platform == Platform::Windows {
         return Places { by_name: true, directories: Vec::new() };
     }
-    let found = path.into_iter().chain(SYSTEM.map(PathBuf::from)).collect();
-    Places { by_name: false, directories: distinct(platform, found) }
+    let path = split(platform, machine.var("LD_LIBRARY_PATH"));
+    let by_name = path.iter().all(|d| is_absolute(platform, d));
+    let system = SYSTEM.map(PathBuf::from).into_iter().filter(|_| !by_name);
+    Places { by_name, directories: distinct(platform, path.into_iter().chain(system).collect()) }
 }
 
 /// Where the loader looks by itself.
@@ -361,7 +362,8 @@ mod tests {
         let places = found(Platform::Unix, &[("LD_LIBRARY_PATH", "lib:/a")], &[]);
         assert!(holds(&places, "/a") && holds(&places, "/usr/lib64"));
         for list in ["", "/a", "/a:/b"] {
-            assert!(found(Platform::Unix, &[("LD_LIBRARY_PATH", list)], &[]).by_name, "{list}");
+            let places = found(Platform::Unix, &[("LD_LIBRARY_PATH", list)], &[]);
+            assert!(places.by_name && list.split(':').all(|d| d.is_empty() || holds(&places, d)), "{list}");
         }
     }
 

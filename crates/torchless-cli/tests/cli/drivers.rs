@@ -1,6 +1,5 @@
 //! Drivers that will not do: libraries of the driver's name, compiled for the test.
 
-use std::ffi::OsString;
 use std::fs;
 use std::process::Command;
 
@@ -8,8 +7,8 @@ use tempfile::TempDir;
 
 use crate::run::{Ended, command, run, tiny_arg, torchless};
 
-/// A folder with a driver that the loader finds first.
-struct Driver(TempDir);
+/// Folders with a driver each, before all others that the loader searches.
+struct Driver(Vec<TempDir>);
 
 impl Driver {
     /// Compiles one; none where there is no compiler.
@@ -25,15 +24,19 @@ impl Driver {
             return None;
         };
         assert!(compiled.success(), "{source}");
-        Some(Self(folder))
+        Some(Self(vec![folder]))
+    }
+
+    /// Behind this one, another.
+    fn then(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
     }
 
     fn torchless(&self, args: &[&str]) -> Ended {
-        let mut path = OsString::from(self.0.path());
-        if let Some(rest) = std::env::var_os("LD_LIBRARY_PATH").filter(|rest| !rest.is_empty()) {
-            path.push(":");
-            path.push(rest);
-        }
+        let rest = std::env::var_os("LD_LIBRARY_PATH").filter(|rest| !rest.is_empty());
+        let rest = rest.iter().flat_map(std::env::split_paths);
+        let path = std::env::join_paths(self.0.iter().map(|d| d.path().to_owned()).chain(rest)).unwrap();
         run(command(args).env("LD_LIBRARY_PATH", path))
     }
 
@@ -95,6 +98,14 @@ fn a_toolkits_stub_is_no_driver() {
 fn a_library_without_the_drivers_symbols_is_no_driver() {
     let Some(other) = Driver::new("int other(void) { return 0; }") else { return };
     other.is_passed_over(&["no NVIDIA driver was found; install one, or use the CPU", "libcuda.so.1"]);
+}
+
+#[test]
+fn a_driver_is_found_behind_what_is_none() {
+    for source in ["int cuInit(unsigned flags) { return 34; }", "int other(void) { return 0; }"] {
+        let (Some(none), Some(old)) = (Driver::new(source), Driver::new(&started(11_080))) else { return };
+        none.then(old).is_refused(&["the driver supports CUDA 11.8, and 12.0 is needed"]);
+    }
 }
 
 #[test]
