@@ -222,8 +222,8 @@ fn mixture(what: &str, dtype: DType, w: &Workload) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use backend_api::Heads;
+mod tests {
+    use conformance::mistral;
 
     use super::*;
 
@@ -233,21 +233,6 @@ pub(crate) mod tests {
         shared_memory: 226 << 10,
         library: Some(32 << 20),
     };
-
-    pub(crate) fn mistral(dtype: DType) -> Workload {
-        Workload {
-            hidden_size: 4096,
-            intermediate_size: 14_336,
-            vocab_size: 32_000,
-            heads: Heads { n_heads: 32, n_kv_heads: 8, head_dim: 128 },
-            window: None,
-            weights: dtype,
-            cache: dtype,
-            activations: dtype,
-            context: 4096,
-            rows: 512,
-        }
-    }
 
     fn shown(card: &Card, w: &Workload) -> Vec<String> {
         slow_paths(card, w).iter().map(ToString::to_string).collect()

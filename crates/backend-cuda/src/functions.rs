@@ -262,22 +262,10 @@ mod tests {
             assert!(archive::ptx(kernel, scalar, weight, oldest).is_ok(), "{kernel}");
         }
     }
+
     fn workload([weights, cache]: [DType; 2], head_dim: usize) -> Workload {
-        let heads = Heads { n_heads: 8, n_kv_heads: 2, head_dim };
-        let (hidden_size, intermediate_size, vocab_size) = (1024, 2048, 32_000);
-        let (window, activations, context, rows) = (None, weights, 4096, 2048);
-        Workload {
-            hidden_size,
-            intermediate_size,
-            vocab_size,
-            heads,
-            window,
-            weights,
-            cache,
-            activations,
-            context,
-            rows,
-        }
+        let w = conformance::mistral(weights);
+        Workload { cache, heads: Heads { head_dim, ..w.heads }, ..w }
     }
 
     #[test]

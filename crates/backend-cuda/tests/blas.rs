@@ -4,10 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use backend_api::ops::*;
-use backend_api::{
-    Cause, Checked, Counters, DType, DeviceId, DeviceInfo, Error, Fill, KernelBackend, Mat, MatMut,
-    MemoryInfo, Op, Result,
-};
+use backend_api::{Cause, Checked, DType, Error, KernelBackend, Mat, MatMut, Op, Result};
 use backend_cuda::{CudaBackend, CudaTensor};
 use conformance::{Group, decode};
 
@@ -27,64 +24,18 @@ impl Forced {
     }
 }
 
-macro_rules! forward {
-    ($($name:ident($op:ident)),*) => {
-        $(fn $name(&self, op: Checked<$op<'_, T>>) -> Result<()> {
-            self.inner.$name(op)
-        })*
-    };
-}
-
 impl KernelBackend for Forced {
     type Tensor = T;
-    type Graph = ();
 
-    fn name(&self) -> &str {
-        "cublas"
+    conformance::forward! { inner:
+        rmsnorm_into(RmsNorm), softmax_into(Softmax), silu_into(Silu), apply_rope_into(ApplyRope),
+        compute_attention_scores_into(ComputeAttentionScores), weighted_sum_rows_into(WeightedSumRows),
+        add_into(Add), mul_into(Mul), embed_into(Embed), append_rows_into(AppendRows), argmax_into(Argmax),
+        sample_into(Sample)
     }
-    fn device(&self) -> DeviceId {
-        self.inner.device()
-    }
+
     fn activation_dtype(&self, weights: DType) -> DType {
         self.inner.activation_dtype(weights)
-    }
-    fn info(&self) -> DeviceInfo {
-        self.inner.info()
-    }
-    fn counters(&self) -> Counters {
-        self.inner.counters()
-    }
-    fn memory(&self) -> MemoryInfo {
-        self.inner.memory()
-    }
-    fn synchronize(&self) -> Result<()> {
-        self.inner.synchronize()
-    }
-    fn read_bandwidth(&self) -> Result<f64> {
-        self.inner.read_bandwidth()
-    }
-    fn alloc(&self, shape: &[usize], dtype: DType) -> Result<T> {
-        self.inner.alloc(shape, dtype)
-    }
-    fn upload(&self, shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<T> {
-        self.inner.upload(shape, dtype, fill)
-    }
-    fn write(&self, dst: &mut T, offset: usize, src: &[u8]) -> Result<()> {
-        self.inner.write(dst, offset, src)
-    }
-    fn read(&self, src: &T, offset: usize, out: &mut [u8]) -> Result<()> {
-        self.inner.read(src, offset, out)
-    }
-    fn fill_random(&self, dst: &mut T, seed: u64, scale: f32) -> Result<()> {
-        self.inner.fill_random(dst, seed, scale)
-    }
-    fn step(
-        &self,
-        (): &mut (),
-        first: usize,
-        body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
-    ) -> Result<()> {
-        body(self, Some(first))
     }
     fn matmul_into(&self, op: Checked<Matmul<'_, T>>) -> Result<()> {
         let Matmul { x, w, mut out, accumulate, layout } = op.on(self.device())?;
@@ -103,20 +54,6 @@ impl KernelBackend for Forced {
             done => done.inspect(|()| _ = self.done.fetch_add(1, Relaxed)),
         }
     }
-    forward!(
-        rmsnorm_into(RmsNorm),
-        softmax_into(Softmax),
-        silu_into(Silu),
-        apply_rope_into(ApplyRope),
-        compute_attention_scores_into(ComputeAttentionScores),
-        weighted_sum_rows_into(WeightedSumRows),
-        add_into(Add),
-        mul_into(Mul),
-        embed_into(Embed),
-        append_rows_into(AppendRows),
-        argmax_into(Argmax),
-        sample_into(Sample)
-    );
 }
 
 /// Odd sides, windows at odd addresses, both layouts, with and without a residual, every type.

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use backend_api::ops::{Matmul, WeightLayout};
-use backend_api::{DType, Heads, KernelBackend, Mat, MatMut, Op, Workload};
+use backend_api::{DType, KernelBackend, Mat, MatMut, Op, Workload};
 use backend_cuda::CudaBackend;
 
 /// Set in the processes that are timed: whether they may use cuBLAS.
@@ -22,28 +22,11 @@ struct Start {
     product: Duration,
 }
 
-/// Mistral-7B in bf16.
-fn mistral() -> Workload {
-    let dtype = DType::BF16;
-    Workload {
-        hidden_size: 4096,
-        intermediate_size: 14_336,
-        vocab_size: 32_000,
-        heads: Heads { n_heads: 32, n_kv_heads: 8, head_dim: 128 },
-        window: None,
-        weights: dtype,
-        cache: dtype,
-        activations: dtype,
-        context: 4096,
-        rows: 2048,
-    }
-}
-
 /// Takes the times of this process, and writes them.
 fn start(blas: bool) {
     let b = CudaBackend::builder().blas(blas).build().unwrap();
     let began = Instant::now();
-    b.prepare(&mistral()).unwrap();
+    b.prepare(&Workload { rows: 2048, ..conformance::mistral(DType::BF16) }).unwrap();
     let ready = began.elapsed();
     let [x, w, mut out] = [[512, 4096], [4096, 4096], [512, 4096]].map(|shape| {
         let mut tensor = b.alloc(&shape, DType::BF16).unwrap();

@@ -6,10 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use backend_api::ops::*;
-use backend_api::{
-    Checked, Counters, DType, DeviceId, DeviceInfo, DeviceTensor, Fill, KernelBackend, Mat, MemoryInfo,
-    Result,
-};
+use backend_api::{Checked, DType, DeviceTensor, KernelBackend, Mat, Result};
 use backend_cpu::{CpuBackend, CpuTensor};
 use decoder::{Config, LoadOptions, Model};
 use memory_estimate::{EstimateRequest, ModelShape, WeightDtype};
@@ -33,15 +30,8 @@ impl Wants {
     }
 }
 
-macro_rules! forward {
-    ($($method:ident($($name:ident: $type:ty),*) -> $out:ty;)*) => {
-        $(fn $method(&self, $($name: $type),*) -> $out { self.cpu.$method($($name),*) })*
-    };
-}
-
 impl KernelBackend for Wants {
     type Tensor = CpuTensor;
-    type Graph = <CpuBackend as KernelBackend>::Graph;
 
     fn activation_dtype(&self, _weights: DType) -> DType {
         self.activations
@@ -50,38 +40,10 @@ impl KernelBackend for Wants {
         500
     }
 
-    forward! {
-        name() -> &str;
-        device() -> DeviceId;
-        info() -> DeviceInfo;
-        counters() -> Counters;
-        memory() -> MemoryInfo;
-        synchronize() -> Result<()>;
-        read_bandwidth() -> Result<f64>;
-        alloc(shape: &[usize], dtype: DType) -> Result<CpuTensor>;
-        upload(shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<CpuTensor>;
-        write(dst: &mut CpuTensor, offset: usize, src: &[u8]) -> Result<()>;
-        read(src: &CpuTensor, offset: usize, out: &mut [u8]) -> Result<()>;
-        fill_random(dst: &mut CpuTensor, seed: u64, scale: f32) -> Result<()>;
-        softmax_into(op: Checked<Softmax<'_, CpuTensor>>) -> Result<()>;
-        silu_into(op: Checked<Silu<'_, CpuTensor>>) -> Result<()>;
-        apply_rope_into(op: Checked<ApplyRope<'_, CpuTensor>>) -> Result<()>;
-        compute_attention_scores_into(op: Checked<ComputeAttentionScores<'_, CpuTensor>>) -> Result<()>;
-        weighted_sum_rows_into(op: Checked<WeightedSumRows<'_, CpuTensor>>) -> Result<()>;
-        add_into(op: Checked<Add<'_, CpuTensor>>) -> Result<()>;
-        mul_into(op: Checked<Mul<'_, CpuTensor>>) -> Result<()>;
-        append_rows_into(op: Checked<AppendRows<'_, CpuTensor>>) -> Result<()>;
-        argmax_into(op: Checked<Argmax<'_, CpuTensor>>) -> Result<()>;
-        sample_into(op: Checked<Sample<'_, CpuTensor>>) -> Result<()>;
-    }
-
-    fn step(
-        &self,
-        graph: &mut Self::Graph,
-        first: usize,
-        body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
-    ) -> Result<()> {
-        self.cpu.step(graph, first, &mut |_, first| body(self, first))
+    conformance::forward! { cpu:
+        softmax_into(Softmax), silu_into(Silu), apply_rope_into(ApplyRope),
+        compute_attention_scores_into(ComputeAttentionScores), weighted_sum_rows_into(WeightedSumRows),
+        add_into(Add), mul_into(Mul), append_rows_into(AppendRows), argmax_into(Argmax), sample_into(Sample)
     }
 
     fn embed_into(&self, op: Checked<Embed<'_, CpuTensor>>) -> Result<()> {

@@ -5,10 +5,7 @@ use backend_api::ops::{
     NormQkvRopeAppend, NormSwiglu, RmsNorm, Sample, SampleParams, Silu, Softmax, WeightLayout,
     WeightedSumRows,
 };
-use backend_api::{
-    At, Checked, Counters, DType, DeviceId, DeviceInfo, Fill, Heads, Io, KernelBackend, Mat, MatMut,
-    MemoryInfo, Op, Result,
-};
+use backend_api::{At, Checked, DType, Heads, Io, KernelBackend, Mat, MatMut, Op, Result};
 use conformance::round;
 use conformance::toy::{ToyBackend, ToyTensor, load, store};
 
@@ -72,39 +69,10 @@ impl Wrong {
     }
 }
 
-macro_rules! forward {
-    ($($method:ident($($name:ident: $type:ty),*) -> $out:ty;)*) => {
-        $(fn $method(&self, $($name: $type),*) -> $out { self.toy.$method($($name),*) })*
-    };
-}
-
 impl KernelBackend for Wrong {
     type Tensor = Tensor;
-    type Graph = ();
 
-    forward! {
-        name() -> &str;
-        device() -> DeviceId;
-        info() -> DeviceInfo;
-        counters() -> Counters;
-        memory() -> MemoryInfo;
-        synchronize() -> Result<()>;
-        read_bandwidth() -> Result<f64>;
-        alloc(shape: &[usize], dtype: DType) -> Result<Tensor>;
-        upload(shape: &[usize], dtype: DType, fill: Fill<'_>) -> Result<Tensor>;
-        write(dst: &mut Tensor, offset: usize, src: &[u8]) -> Result<()>;
-        read(src: &Tensor, offset: usize, out: &mut [u8]) -> Result<()>;
-        fill_random(dst: &mut Tensor, seed: u64, scale: f32) -> Result<()>;
-    }
-
-    fn step(
-        &self,
-        _graph: &mut (),
-        first: usize,
-        body: &mut (dyn FnMut(&Self, Option<usize>) -> Result<()> + Send),
-    ) -> Result<()> {
-        body(self, Some(first))
-    }
+    conformance::forward! { toy }
 
     fn add_into(&self, op: Checked<Add<'_, Tensor>>) -> Result<()> {
         let Add { io, y } = op.on(self.device())?;

@@ -56,7 +56,7 @@ fn die_and_go_on(ptx: &str) {
     lost("read", || b.download(&x));
     lost("upload", || b.upload(&[10], DType::F32, &|_, _| Ok(())));
     lost("an operation", || b.fill_random(&mut x, 1, 1.0));
-    lost("prepare", || b.prepare(&crate::forecast::tests::mistral(DType::BF16)));
+    lost("prepare", || b.prepare(&conformance::mistral(DType::BF16)));
     lost("record", || b.record());
     assert_eq!(b.memory().free, None);
     b.trim();
