@@ -1,13 +1,17 @@
-// Dot products of rows: what matmul_vec and compute_attention_scores share. Needs common.cuh.
+// Dot products of rows: what matmul_few and compute_attention_scores share. Needs common.cuh.
 
-// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over the whole grid. `lanes` lanes of a
+// A warp, and how many share the work.
+struct Turn {
+    u64 warp, of;
+};
+
+// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over warps. `lanes` lanes of a
 // warp share R rows of w: they sum eight columns each per step (one, unless `wide`), then meet in a fixed order.
 template <u32 M, u32 R, class F>
 __device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k,
-                               bool wide, F finish) {
-    u32 lanes = lanes_for((k + 7) / 8, 32), lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
-    u64 step = (u64)gridDim.x * groups * R;
-    u64 warp_first = ((u64)blockIdx.x * groups + threadIdx.x / 32 * (32 / lanes)) * R;
+                               bool wide, Turn turn, F finish) {
+    u32 lanes = lanes_for((k + 7) / 8, 32), lane = threadIdx.x % lanes;
+    u64 step = turn.of * (32 / lanes) * R, warp_first = turn.warp * (32 / lanes) * R;
     // A warp goes round as long as any of its rows is left, because its lanes meet in shuffles.
     for (; warp_first < n; warp_first += step) {
         u64 j = warp_first + threadIdx.x % 32 / lanes * R;
@@ -43,16 +47,17 @@ __device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weigh
     }
 }
 
-// The same for any number of rows of x, up to eight at a time.
-template <class F>
-__device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, F finish) {
+// The same for any number of rows of x, up to MOST at a time: 8, or 4 with fewer registers.
+template <u32 MOST, class F>
+__device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, Turn turn,
+                            F finish) {
     bool wide = k % 8 == 0 && aligned(x, x_stride, m) && aligned(w, w_stride, n);
-    for (u64 first = 0; first < m; first += 8) {
+    for (u64 first = 0; first < m; first += MOST) {
         const scalar* from = x + first * x_stride;
         u64 left = m - first;
         auto shifted = [=](u64 i, u64 j, f32 sum) { finish(first + i, j, sum); };
-        if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else if (left <= 4) dots_of<4, 2>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
+        if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
+        else if (left <= 4 || MOST == 4) dots_of<4, MOST == 4 ? 1 : 2>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
+        else dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
     }
 }

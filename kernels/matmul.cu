@@ -2,13 +2,17 @@
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]
 //         rows by stride; out is f32 instead of x's type if `wide`
-// launch  grid = tiles of 128 x 128 if `large`, else of 64 x 64, or less: blocks stride over tiles; block = 256
-// needs   out apart from x and w
-// how     a block multiplies tiles of 16 columns in shared memory, 8 x 8 or 4 x 4 outputs per thread, in f32; the next
-//         columns are on their way to registers meanwhile. Each operand is read along the dimension in which it is contiguous.
+// launch  grid = two blocks per multiprocessor, or less (see the launcher), at most 1024; block = 256
+// needs   out apart from x and w; parts: a tile of f32 per block and per tile that is not whole (parts.cuh); one launch at a
+//         time; counters: as many as blocks, 0
+// how     a block multiplies tiles of 128 x 128 outputs if `large`, else of 64 x 128, in steps of 16 columns in shared memory,
+//         8 x 8 or 4 x 8 outputs per thread, in f32; the next columns are on their way to registers meanwhile. Each operand is
+//         read along the dimension in which it is contiguous.
 // cost    2 * m * n * k operations; moves x and w once per tile of the other, from the cache at best
 
 #include "common.cuh"
+#include "bands.cuh"
+#include "parts.cuh"
 
 const u32 DEPTH = 16, PITCH = 128 + 4;
 
@@ -60,50 +64,55 @@ template <u32 EACH> __device__ inline void read(const f32* tile, u32 first, f32 
     }
 }
 
-template <u32 EACH>
+template <u32 DOWN, u32 ACROSS>
 __device__ inline void multiply(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride,
-                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide) {
-    const u32 TILE = 16 * EACH;
-    u64 across = (n + TILE - 1) / TILE, down = (m + TILE - 1) / TILE;
+                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide, float4* parts, u32* counters) {
+    const u32 ROWS = 16 * DOWN, COLS = 16 * ACROSS;
+    u64 down = (m + ROWS - 1) / ROWS, across = (n + COLS - 1) / COLS;
     u32 row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 i = tile / across * TILE, j = tile % across * TILE;
-        Part<TILE, scalar> left(x, x_stride, i, m, k, false);
-        Part<TILE, weight> right(w, w_stride, j, n, k, plain);
-        f32 sums[EACH][EACH] = {};
-        left.load(0), right.load(0);
-        for (u64 c = 0; c < k; c += DEPTH) {
-            f32(*now)[DEPTH][PITCH] = tiles[c / DEPTH % 2];
+    Shares shares(down * across, (k + DEPTH - 1) / DEPTH);
+    for (Share share; shares.take(share);) {
+        u64 i, j;
+        place(share.tile, down, across, i, j);
+        i *= ROWS, j *= COLS;
+        Part<ROWS, scalar> left(x, x_stride, i, m, k, false);
+        Part<COLS, weight> right(w, w_stride, j, n, k, plain);
+        f32 sums[DOWN][ACROSS / 4][4] = {};
+        left.load((u64)share.first * DEPTH), right.load((u64)share.first * DEPTH);
+        __syncthreads();
+#pragma unroll 1
+        for (u32 step = share.first; step < share.last; step++) {
+            f32(*now)[DEPTH][PITCH] = tiles[step % 2];
             left.give(now[0]), right.give(now[1]);
             __syncthreads();
-            left.load(c + DEPTH), right.load(c + DEPTH);
+            left.load((u64)(step + 1) * DEPTH), right.load((u64)(step + 1) * DEPTH);
 #pragma unroll
             for (u32 d = 0; d < DEPTH; d++) {
-                f32 p[EACH], q[EACH];
+                f32 p[DOWN], q[ACROSS];
                 read(now[0][d], row, p), read(now[1][d], column, q);
 #pragma unroll
-                for (u32 r = 0; r < EACH; r++)
+                for (u32 r = 0; r < DOWN; r++)
 #pragma unroll
-                    for (u32 s = 0; s < EACH; s++) sums[r][s] += p[r] * q[s];
+                    for (u32 s = 0; s < ACROSS; s++) sums[r][s / 4][s % 4] += p[r] * q[s];
             }
         }
-        __syncthreads();
+        if (!meet(sums, shares, share, parts, counters, DOWN)) continue;
 #pragma unroll
-        for (u32 r = 0; r < EACH; r++)
+        for (u32 r = 0; r < DOWN; r++)
 #pragma unroll
-            for (u32 s = 0; s < EACH; s++) {
+            for (u32 s = 0; s < ACROSS; s++) {
                 u64 to_row = i + r / 4 * 64 + row + r % 4, to_column = j + s / 4 * 64 + column + s % 4;
                 if (to_row >= m || to_column >= n) continue;
                 u64 at = to_row * out_stride + to_column;
-                if (wide) put((f32*)out + at, sums[r][s], accumulate);
-                else put(out + at, sums[r][s], accumulate);
+                if (wide) put((f32*)out + at, sums[r][s / 4][s % 4], accumulate);
+                else put(out + at, sums[r][s / 4][s % 4], accumulate);
             }
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 matmul(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n, u64 k,
-       u32 plain, u32 accumulate, u32 wide, u32 large) {
-    if (large) multiply<8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide);
-    else multiply<4>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide);
+       u32 plain, u32 accumulate, u32 wide, u32 large, f32* parts, u32* counters) {
+    if (large) multiply<8, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
+    else multiply<4, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
 }

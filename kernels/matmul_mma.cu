@@ -10,6 +10,7 @@
 // cost    2 * m * n * k operations; moves x n / 256 times and w m / 128 times, from the cache at best
 
 #include "fragments.cuh"
+#include "bands.cuh"
 #include "parts.cuh"
 
 const u32 ROWS = 128, COLS = 256, DEPTH = 32, STAGES = 4, DOWN = 2, ACROSS = 4, THREADS = DOWN * ACROSS * 32;

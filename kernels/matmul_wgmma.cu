@@ -10,6 +10,7 @@
 // cost    2 * m * n * k operations; moves x n / 256 times and w m / 128 times, from the cache at best
 
 #include "wgmma.cuh"
+#include "bands.cuh"
 
 const u32 ROWS = 128, COLS = 256, DEPTH = 64, STAGES = 4, THREADS = 256, PITCH = COLS + 8;
 const u32 RIGHT = ROWS * DEPTH * 2, STAGE = (ROWS + COLS) * DEPTH * 2;

@@ -2,9 +2,7 @@
 //
 // A product's output is cut into tiles, its dimension k into steps. Each block takes as many whole tiles as every block gets;
 // the steps of the tiles that are left are dealt out evenly, so that several blocks may hold parts of one tile. The last of
-// them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid.
-
-#include "tiles.cuh"
+// them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid. Needs common.cuh.
 
 // The steps first .. last of one tile.
 struct Share {

@@ -12,6 +12,7 @@
 // cost    4 * m * ffn * k operations; moves x ffn / 112 times and w m / 256 times, from the cache at best
 
 #include "maps.cuh"
+#include "bands.cuh"
 
 const u32 ROWS = 128, HALF = 112, DEPTH = 64, STAGES = 4, PITCH = HALF + 8, PIECES = HALF / 8;
 const u32 LEFT = ROWS * DEPTH * 2, RIGHT = HALF * DEPTH * 2, STAGE = LEFT + 2 * RIGHT;

@@ -230,13 +230,6 @@ __device__ inline void copy_step(u32 to, const Operands& of, u64 i, u64 j, u64 s
     else copy_rows<COLS, DEPTH, THREADS>(to + RIGHT, w, of.w_stride, of.n - j, of.k - c);
 }
 
-// Row and column of a tile. Sixteen rows of tiles are walked together, column by column, so that blocks that run at the
-// same time read the same rows of both operands.
-__device__ inline void place(u64 tile, u64 down, u64 across, u64& row, u64& column) {
-    u64 band = tile / (16 * across) * 16, high = min(down - band, 16ull), inside = tile - band * across;
-    row = band + inside % high, column = inside / high;
-}
-
 // Puts 16 rows by 8 * WIDE columns of a warp's sums in rows of PITCH. mma.sync and wgmma leave them alike: sums[f][e] is row
 // lane / 4 + e / 2 * 8, column 8 * f + lane % 4 * 2 + e % 2.
 template <u32 PITCH, u32 WIDE> __device__ inline void stage(f32* to, const f32 (&sums)[WIDE][4]) {

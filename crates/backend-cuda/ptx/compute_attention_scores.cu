@@ -2,9 +2,10 @@
 //
 // shape   q: [rows, heads * head_dim]   k: [keys, n_kv_heads * head_dim]   out: [rows * heads, keys]
 //         heads = n_kv_heads * group   rows by stride
-// launch  grid = keys / 32, or less: blocks stride over keys; block = 256
+// launch  grid = best as many blocks as run at once, or less: warps stride over the keys of a head; block = 256
 // needs   out apart from q and k
-// how     lanes of a warp share keys (dots.cuh), one head of keys after the other; sums in f32
+// how     warps are dealt out to the heads of keys; lanes of a warp share keys, and keep the queries in registers where heads
+//         are short and aligned (short_dots.cuh), read them with the keys elsewhere (dots.cuh); sums in f32
 // cost    moves keys * n_kv_heads * head_dim elements of k for up to eight queries that share a head, and q and out
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -155,16 +156,20 @@ template <class V, class F> __device__ inline V block_fold(V v, F f) {
 __device__ inline f32 block_sum(f32 v) {
     return block_fold(v, [](f32 a, f32 b) { return a + b; });
 }
-// Dot products of rows: what matmul_vec and compute_attention_scores share. Needs common.cuh.
+// Dot products of rows: what matmul_few and compute_attention_scores share. Needs common.cuh.
 
-// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over the whole grid. `lanes` lanes of a
+// A warp, and how many share the work.
+struct Turn {
+    u64 warp, of;
+};
+
+// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over warps. `lanes` lanes of a
 // warp share R rows of w: they sum eight columns each per step (one, unless `wide`), then meet in a fixed order.
 template <u32 M, u32 R, class F>
 __device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k,
-                               bool wide, F finish) {
-    u32 lanes = lanes_for((k + 7) / 8, 32), lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
-    u64 step = (u64)gridDim.x * groups * R;
-    u64 warp_first = ((u64)blockIdx.x * groups + threadIdx.x / 32 * (32 / lanes)) * R;
+                               bool wide, Turn turn, F finish) {
+    u32 lanes = lanes_for((k + 7) / 8, 32), lane = threadIdx.x % lanes;
+    u64 step = turn.of * (32 / lanes) * R, warp_first = turn.warp * (32 / lanes) * R;
     // A warp goes round as long as any of its rows is left, because its lanes meet in shuffles.
     for (; warp_first < n; warp_first += step) {
         u64 j = warp_first + threadIdx.x % 32 / lanes * R;
@@ -200,31 +205,123 @@ __device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weigh
     }
 }
 
+// The same for any number of rows of x, up to MOST at a time: 8, or 4 with fewer registers.
+template <u32 MOST, class F>
+__device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, Turn turn,
+                            F finish) {
+    bool wide = k % 8 == 0 && aligned(x, x_stride, m) && aligned(w, w_stride, n);
+    for (u64 first = 0; first < m; first += MOST) {
+        const scalar* from = x + first * x_stride;
+        u64 left = m - first;
+        auto shifted = [=](u64 i, u64 j, f32 sum) { finish(first + i, j, sum); };
+        if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
+        else if (left <= 4 || MOST == 4) dots_of<4, MOST == 4 ? 1 : 2>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
+        else dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
+    }
+}
+// Dot products of rows of at most 256 columns, a multiple of 8, aligned to 16 bytes. Needs common.cuh and dots.cuh.
+
+// What a lane has of sums over lanes: values first .. first + count of them, if it is the lane to write them.
+struct Dealt {
+    u32 first, count;
+    bool owner;
+};
+
+// Sums of N values over `lanes` neighbouring lanes, a power of two each. Each step leaves a lane one half of the values, until
+// it has one or all lanes are met; value `first` + e is then v[e].
+template <u32 N> __device__ inline Dealt deal_sums(f32 (&v)[N], u32 lanes) {
+    Dealt dealt = {0, N, true};
+#pragma unroll
+    for (u32 half = N / 2; half > 0; half /= 2) {
+        lanes /= 2;
+        if (lanes == 0) continue;
+        bool upper = threadIdx.x & lanes;
+#pragma unroll
+        for (u32 e = 0; e < half; e++) {
+            f32 low = v[e], high = v[e + half];
+            v[e] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, lanes);
+        }
+        dealt.first += upper ? half : 0, dealt.count = half;
+    }
+    if (lanes > 1) {
+        v[0] = lanes_fold(v[0], lanes, [](f32 a, f32 b) { return a + b; });
+        dealt.owner = threadIdx.x % lanes == 0;
+    }
+    return dealt;
+}
+
+// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over warps as in dots.cuh. A lane has no more
+// than eight columns: those of x stay with it while rows of w pass, R at a time, the next on their way.
+template <u32 M, u32 R, class F>
+__device__ inline void short_dots_of(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u32 k,
+                                     Turn turn, F finish) {
+    u32 lanes = lanes_for(k / 8, 32), column = threadIdx.x % lanes * 8;
+    u64 step = turn.of * (32 / lanes) * R, warp_first = turn.warp * (32 / lanes) * R;
+    w += column;
+    f32 a[M][8];
+#pragma unroll
+    for (u32 i = 0; i < M; i++) load8(x + i * x_stride + column, column < k && i < m ? 8 : 0, true, a[i]);
+    Eight<weight> held[R];
+    auto load = [&](u64 j) {
+#pragma unroll
+        for (u32 r = 0; r < R; r++) held[r] = hold8(w + (j + r) * w_stride, column < k && j + r < n ? 8 : 0, true);
+    };
+    u64 j = warp_first + threadIdx.x % 32 / lanes * R;
+    load(j);
+#pragma unroll 1
+    for (; warp_first < n; warp_first += step, j += step) {
+        f32 sums[M * R] = {}, b[8];
+#pragma unroll
+        for (u32 r = 0; r < R; r++) {
+            unpack(held[r], b);
+#pragma unroll
+            for (u32 i = 0; i < M; i++)
+#pragma unroll
+                for (u32 e = 0; e < 8; e++) sums[i * R + r] += a[i][e] * b[e];
+        }
+        load(j + step);
+        Dealt dealt = deal_sums(sums, lanes);
+#pragma unroll
+        for (u32 e = 0; e < M * R; e++) {
+            u32 i = (dealt.first + e) / R, r = (dealt.first + e) % R;
+            if (e < dealt.count && dealt.owner && i < m && j + r < n) finish(i, j + r, sums[e]);
+        }
+    }
+}
+
 // The same for any number of rows of x, up to eight at a time.
 template <class F>
-__device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, F finish) {
-    bool wide = k % 8 == 0 && aligned(x, x_stride, m) && aligned(w, w_stride, n);
+__device__ inline void short_dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u32 k,
+                                  Turn turn, F finish) {
     for (u64 first = 0; first < m; first += 8) {
         const scalar* from = x + first * x_stride;
         u64 left = m - first;
         auto shifted = [=](u64 i, u64 j, f32 sum) { finish(first + i, j, sum); };
-        if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else if (left <= 4) dots_of<4, 2>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
+        if (left == 1) short_dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, turn, shifted);
+        else if (left <= 4) short_dots_of<4, 2>(from, x_stride, left, w, w_stride, n, k, turn, shifted);
+        else short_dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, turn, shifted);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 compute_attention_scores(scalar* out, u64 out_stride, const scalar* q, u64 q_stride, const weight* k, u64 k_stride,
                          u64 rows, u64 keys, u32 n_kv_heads, u32 group, u32 head_dim, f32 scale) {
     // Queries that share keys and lie one step apart: all rows of a single head, or one row's group.
     bool single = n_kv_heads == 1 && group == 1;
     u64 count = single ? rows : group, step = single ? q_stride : head_dim;
+    bool is_short = head_dim <= 256 && head_dim % 8 == 0 && aligned(q, q_stride, rows) && aligned(k, k_stride, keys);
+    // As many warps for each head of keys; with fewer warps, one takes several heads.
+    u64 warps = (u64)gridDim.x * 8, at_once = min(warps, (u64)n_kv_heads), of_head, first_head;
+    divide((u64)blockIdx.x * 8 + threadIdx.x / 32, at_once, of_head, first_head);
+    Turn turn = {of_head, warps / at_once};
+    if (turn.warp >= turn.of) return;
     for (u64 row = 0; row < rows; row += single ? rows : 1)
-        for (u64 kv_head = 0; kv_head < n_kv_heads; kv_head++) {
+        for (u64 kv_head = first_head; kv_head < n_kv_heads; kv_head += at_once) {
             const scalar* from = q + row * q_stride + kv_head * group * head_dim;
             scalar* to = out + (row * n_kv_heads + kv_head) * group * out_stride;
-            dots(from, step, count, k + kv_head * head_dim, k_stride, keys, head_dim,
-                 [=](u64 i, u64 j, f32 sum) { store(to + i * out_stride + j, sum * scale); });
+            const weight* keys_of = k + kv_head * head_dim;
+            auto finish = [=](u64 i, u64 j, f32 sum) { store(to + i * out_stride + j, sum * scale); };
+            if (is_short) short_dots(from, step, count, keys_of, k_stride, keys, head_dim, turn, finish);
+            else dots<4>(from, step, count, keys_of, k_stride, keys, head_dim, turn, finish);
         }
 }

@@ -2,10 +2,12 @@
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]
 //         rows by stride; out is f32 instead of x's type if `wide`
-// launch  grid = tiles of 128 x 128 if `large`, else of 64 x 64, or less: blocks stride over tiles; block = 256
-// needs   out apart from x and w
-// how     a block multiplies tiles of 16 columns in shared memory, 8 x 8 or 4 x 4 outputs per thread, in f32; the next
-//         columns are on their way to registers meanwhile. Each operand is read along the dimension in which it is contiguous.
+// launch  grid = two blocks per multiprocessor, or less (see the launcher), at most 1024; block = 256
+// needs   out apart from x and w; parts: a tile of f32 per block and per tile that is not whole (parts.cuh); one launch at a
+//         time; counters: as many as blocks, 0
+// how     a block multiplies tiles of 128 x 128 outputs if `large`, else of 64 x 128, in steps of 16 columns in shared memory,
+//         8 x 8 or 4 x 8 outputs per thread, in f32; the next columns are on their way to registers meanwhile. Each operand is
+//         read along the dimension in which it is contiguous.
 // cost    2 * m * n * k operations; moves x and w once per tile of the other, from the cache at best
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -156,6 +158,104 @@ template <class V, class F> __device__ inline V block_fold(V v, F f) {
 __device__ inline f32 block_sum(f32 v) {
     return block_fold(v, [](f32 a, f32 b) { return a + b; });
 }
+// The order in which blocks take the tiles of a product. Needs common.cuh.
+
+// Row and column of a tile. Sixteen rows of tiles are walked together, column by column, so that blocks that run at the
+// same time read the same rows of both operands.
+__device__ inline void place(u64 tile, u64 down, u64 across, u64& row, u64& column) {
+    u64 band = tile / (16 * across) * 16, high = min(down - band, 16ull), inside = tile - band * across;
+    row = band + inside % high, column = inside / high;
+}
+// Tiles that several blocks share.
+//
+// A product's output is cut into tiles, its dimension k into steps. Each block takes as many whole tiles as every block gets;
+// the steps of the tiles that are left are dealt out evenly, so that several blocks may hold parts of one tile. The last of
+// them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid. Needs common.cuh.
+
+// The steps first .. last of one tile.
+struct Share {
+    u32 tile, first, last;
+};
+
+struct Shares {
+    u32 tiles, steps, next;
+    u64 unit;
+
+    __device__ Shares(u32 tiles, u32 steps) : tiles(tiles), steps(steps), next(blockIdx.x) { unit = begin(blockIdx.x); }
+
+    // How many tiles are dealt out whole: all of them where the meeting would cost more than it saves, because most blocks
+    // are busy without it, or would get fewer than four steps each.
+    __device__ u32 whole() const {
+        u32 rest = tiles % gridDim.x;
+        bool busy = tiles > gridDim.x && rest * 3 >= gridDim.x * 2;
+        return busy || (u64)rest * steps < 4 * gridDim.x ? tiles : tiles - rest;
+    }
+
+    // Steps of the rest that blocks before `block` take.
+    __device__ u64 begin(u32 block) const { return (u64)(tiles - whole()) * steps * block / gridDim.x; }
+
+    // The block that takes a step of the rest.
+    __device__ u32 owner(u64 unit) const { return ((unit + 1) * gridDim.x - 1) / ((u64)(tiles - whole()) * steps); }
+
+    __device__ bool take(Share& share) {
+        if (next < whole()) {
+            share = Share{next, 0, steps};
+            next += gridDim.x;
+            return true;
+        }
+        u64 end = begin(blockIdx.x + 1);
+        if (unit >= end) return false;
+        u32 first = unit % steps, last = min(first + (end - unit), (u64)steps);
+        share = Share{whole() + (u32)(unit / steps), first, last};
+        unit += last - first;
+        return true;
+    }
+};
+
+// Adds the parts of a shared tile up, in every thread's own sums; true for the block that holds them then. `arrived`
+// counts the blocks that have left their part of a tile, by its number among those that are dealt out, which is less than
+// the grid; zero between launches, of which one at a time runs. The patches
+// from `patches` on are not looked at.
+template <u32 PATCHES, u32 WIDE>
+__device__ inline bool meet(f32 (&sums)[PATCHES][WIDE][4], const Shares& shares, const Share& share, float4* parts,
+                            u32* arrived, u32 patches) {
+    if (share.last - share.first == shares.steps) return true;
+    __shared__ bool last;
+    u32 rest = share.tile - shares.whole();
+    u32 from = shares.owner((u64)rest * shares.steps), to = shares.owner((u64)rest * shares.steps + shares.steps - 1);
+    u32 size = PATCHES * WIDE * blockDim.x;
+    float4* part = parts + (u64)(blockIdx.x + rest) * size + threadIdx.x;
+#pragma unroll
+    for (u32 p = 0; p < PATCHES; p++)
+#pragma unroll
+        for (u32 f = 0; f < WIDE; f++)
+            if (p < patches)
+                part[(p * WIDE + f) * blockDim.x] =
+                    make_float4(sums[p][f][0], sums[p][f][1], sums[p][f][2], sums[p][f][3]);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(&arrived[rest], 1) == to - from;
+        if (last) arrived[rest] = 0;
+    }
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+#pragma unroll
+    for (u32 i = 0; i < PATCHES * WIDE * 4; i++) sums[i / (4 * WIDE)][i / 4 % WIDE][i % 4] = 0.0f;
+    for (u32 block = from; block <= to; block++) {
+        part = parts + (u64)(block + rest) * size + threadIdx.x;
+#pragma unroll
+        for (u32 p = 0; p < PATCHES; p++)
+#pragma unroll
+            for (u32 f = 0; f < WIDE; f++) {
+                if (p >= patches) continue;
+                float4 v = __ldcg(part + (p * WIDE + f) * blockDim.x);
+                sums[p][f][0] += v.x, sums[p][f][1] += v.y, sums[p][f][2] += v.z, sums[p][f][3] += v.w;
+            }
+    }
+    return true;
+}
 
 const u32 DEPTH = 16, PITCH = 128 + 4;
 
@@ -207,50 +307,55 @@ template <u32 EACH> __device__ inline void read(const f32* tile, u32 first, f32 
     }
 }
 
-template <u32 EACH>
+template <u32 DOWN, u32 ACROSS>
 __device__ inline void multiply(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride,
-                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide) {
-    const u32 TILE = 16 * EACH;
-    u64 across = (n + TILE - 1) / TILE, down = (m + TILE - 1) / TILE;
+                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide, float4* parts, u32* counters) {
+    const u32 ROWS = 16 * DOWN, COLS = 16 * ACROSS;
+    u64 down = (m + ROWS - 1) / ROWS, across = (n + COLS - 1) / COLS;
     u32 row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-    for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 i = tile / across * TILE, j = tile % across * TILE;
-        Part<TILE, scalar> left(x, x_stride, i, m, k, false);
-        Part<TILE, weight> right(w, w_stride, j, n, k, plain);
-        f32 sums[EACH][EACH] = {};
-        left.load(0), right.load(0);
-        for (u64 c = 0; c < k; c += DEPTH) {
-            f32(*now)[DEPTH][PITCH] = tiles[c / DEPTH % 2];
+    Shares shares(down * across, (k + DEPTH - 1) / DEPTH);
+    for (Share share; shares.take(share);) {
+        u64 i, j;
+        place(share.tile, down, across, i, j);
+        i *= ROWS, j *= COLS;
+        Part<ROWS, scalar> left(x, x_stride, i, m, k, false);
+        Part<COLS, weight> right(w, w_stride, j, n, k, plain);
+        f32 sums[DOWN][ACROSS / 4][4] = {};
+        left.load((u64)share.first * DEPTH), right.load((u64)share.first * DEPTH);
+        __syncthreads();
+#pragma unroll 1
+        for (u32 step = share.first; step < share.last; step++) {
+            f32(*now)[DEPTH][PITCH] = tiles[step % 2];
             left.give(now[0]), right.give(now[1]);
             __syncthreads();
-            left.load(c + DEPTH), right.load(c + DEPTH);
+            left.load((u64)(step + 1) * DEPTH), right.load((u64)(step + 1) * DEPTH);
 #pragma unroll
             for (u32 d = 0; d < DEPTH; d++) {
-                f32 p[EACH], q[EACH];
+                f32 p[DOWN], q[ACROSS];
                 read(now[0][d], row, p), read(now[1][d], column, q);
 #pragma unroll
-                for (u32 r = 0; r < EACH; r++)
+                for (u32 r = 0; r < DOWN; r++)
 #pragma unroll
-                    for (u32 s = 0; s < EACH; s++) sums[r][s] += p[r] * q[s];
+                    for (u32 s = 0; s < ACROSS; s++) sums[r][s / 4][s % 4] += p[r] * q[s];
             }
         }
-        __syncthreads();
+        if (!meet(sums, shares, share, parts, counters, DOWN)) continue;
 #pragma unroll
-        for (u32 r = 0; r < EACH; r++)
+        for (u32 r = 0; r < DOWN; r++)
 #pragma unroll
-            for (u32 s = 0; s < EACH; s++) {
+            for (u32 s = 0; s < ACROSS; s++) {
                 u64 to_row = i + r / 4 * 64 + row + r % 4, to_column = j + s / 4 * 64 + column + s % 4;
                 if (to_row >= m || to_column >= n) continue;
                 u64 at = to_row * out_stride + to_column;
-                if (wide) put((f32*)out + at, sums[r][s], accumulate);
-                else put(out + at, sums[r][s], accumulate);
+                if (wide) put((f32*)out + at, sums[r][s / 4][s % 4], accumulate);
+                else put(out + at, sums[r][s / 4][s % 4], accumulate);
             }
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 matmul(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n, u64 k,
-       u32 plain, u32 accumulate, u32 wide, u32 large) {
-    if (large) multiply<8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide);
-    else multiply<4>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide);
+       u32 plain, u32 accumulate, u32 wide, u32 large, f32* parts, u32* counters) {
+    if (large) multiply<8, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
+    else multiply<4, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
 }

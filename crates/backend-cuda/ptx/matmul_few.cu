@@ -1,10 +1,10 @@
 // matmul_few: out[i, j] = sum_c x[i, c] * w[j, c] (+ out[i, j] if `accumulate`), for few rows of x
 //
-// shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]
+// shape   x: [m, k]   w: [n, k], or [k, n] if `lanes` is not 0   out: [m, n]
 //         rows by stride; out is f32 instead of x's type if `wide`
-// launch  grid = n / 32, or what `plain` divides into (see columns.cuh), or less: blocks stride; block = 256
+// launch  grid = n / 32, or what `lanes`, a power of two up to 32, divide into (columns.cuh), or less: blocks stride; block = 256
 // needs   out apart from x and w; m above 8 costs a pass over w for every eight rows
-// how     lanes of a warp share rows of w (dots.cuh); if `plain`, threads own columns (columns.cuh); sums in f32
+// how     lanes of a warp share rows of w (dots.cuh); if w is [k, n], threads own columns (columns.cuh); sums in f32
 // cost    moves n * k elements of w, and x and out
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -155,16 +155,20 @@ template <class V, class F> __device__ inline V block_fold(V v, F f) {
 __device__ inline f32 block_sum(f32 v) {
     return block_fold(v, [](f32 a, f32 b) { return a + b; });
 }
-// Dot products of rows: what matmul_vec and compute_attention_scores share. Needs common.cuh.
+// Dot products of rows: what matmul_few and compute_attention_scores share. Needs common.cuh.
 
-// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over the whole grid. `lanes` lanes of a
+// A warp, and how many share the work.
+struct Turn {
+    u64 warp, of;
+};
+
+// finish(i, j, sum_c x[i, c] * w[j, c]) for i < min(m, M) and every j < n, spread over warps. `lanes` lanes of a
 // warp share R rows of w: they sum eight columns each per step (one, unless `wide`), then meet in a fixed order.
 template <u32 M, u32 R, class F>
 __device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k,
-                               bool wide, F finish) {
-    u32 lanes = lanes_for((k + 7) / 8, 32), lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
-    u64 step = (u64)gridDim.x * groups * R;
-    u64 warp_first = ((u64)blockIdx.x * groups + threadIdx.x / 32 * (32 / lanes)) * R;
+                               bool wide, Turn turn, F finish) {
+    u32 lanes = lanes_for((k + 7) / 8, 32), lane = threadIdx.x % lanes;
+    u64 step = turn.of * (32 / lanes) * R, warp_first = turn.warp * (32 / lanes) * R;
     // A warp goes round as long as any of its rows is left, because its lanes meet in shuffles.
     for (; warp_first < n; warp_first += step) {
         u64 j = warp_first + threadIdx.x % 32 / lanes * R;
@@ -200,67 +204,90 @@ __device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weigh
     }
 }
 
-// The same for any number of rows of x, up to eight at a time.
-template <class F>
-__device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, F finish) {
+// The same for any number of rows of x, up to MOST at a time: 8, or 4 with fewer registers.
+template <u32 MOST, class F>
+__device__ inline void dots(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, Turn turn,
+                            F finish) {
     bool wide = k % 8 == 0 && aligned(x, x_stride, m) && aligned(w, w_stride, n);
-    for (u64 first = 0; first < m; first += 8) {
+    for (u64 first = 0; first < m; first += MOST) {
         const scalar* from = x + first * x_stride;
         u64 left = m - first;
         auto shifted = [=](u64 i, u64 j, f32 sum) { finish(first + i, j, sum); };
-        if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else if (left <= 4) dots_of<4, 2>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
-        else dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, wide, shifted);
+        if (left == 1) dots_of<1, 4>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
+        else if (left <= 4 || MOST == 4) dots_of<4, MOST == 4 ? 1 : 2>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
+        else dots_of<8, 1>(from, x_stride, left, w, w_stride, n, k, wide, turn, shifted);
     }
 }
-// Products with a matrix whose rows are summed: what matmul_vec and weighted_sum_rows share. Needs common.cuh.
+// Products with a matrix whose rows are summed. Needs common.cuh.
 
-// finish(i, j, sum_c x[i, c] * w[c, j]) for every i < m and j < n, spread over the whole grid. A block takes four rows of x
-// and up to 256 columns of w, eight per thread; what is left of its threads divides the rows of w, whose sums meet in
-// shared memory in a fixed order.
-template <class F>
-__device__ inline void columns(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, F finish) {
-    const u32 M = 4;
-    __shared__ f32 parts[256][8];
-    u32 lanes = lanes_for((n + 7) / 8, 32), groups = blockDim.x / lanes;
-    u32 lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
+// finish(i, j, sum_c x[i, c] * w[c, j]) for every i < m and j < n, spread over the whole grid. A block takes M rows of x and
+// 8 * `lanes` columns of w, eight per thread; what is left of its threads divides the rows of w, U on their way at a time. Their
+// sums meet in a fixed order, in shuffles and then in shared memory. lanes: a power of two up to 32.
+template <u32 M, u32 U, class F>
+__device__ inline void columns_of(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k,
+                                  u32 lanes, f32 (*parts)[32 * 8], F finish) {
+    u32 lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
     u64 across = ((n + 7) / 8 + lanes - 1) / lanes, down = (m + M - 1) / M;
     bool wide = aligned(w, w_stride, k);
     for (u64 tile = blockIdx.x; tile < across * down; tile += gridDim.x) {
-        u64 first = tile / across * M, j = (tile % across * lanes + lane) * 8;
-        f32 sums[M][8] = {}, row[8];
-        for (u64 c = group; c < k && j < n; c += groups) {
-            load8(w + c * w_stride + j, n - j, wide, row);
+        u64 first = tile / across * M, j = (tile % across * lanes + lane) * 8, left = j < n ? n - j : 0;
+        f32 sums[M][8] = {};
+#pragma unroll 1
+        for (u64 c = threadIdx.x / lanes; c < k; c += groups * U) {
+            Eight<weight> held[U];
 #pragma unroll
-            for (u32 i = 0; i < M; i++) {
-                f32 factor = to_f32(x[min(first + i, m - 1) * x_stride + c]);
+            for (u32 u = 0; u < U; u++) {
+                u64 at = c + u * groups;
+                held[u] = hold8(w + at * w_stride + j, at < k ? left : 0, wide);
+            }
 #pragma unroll
-                for (u32 e = 0; e < 8; e++) sums[i][e] += factor * row[e];
+            for (u32 u = 0; u < U; u++) {
+                u64 at = c + u * groups;
+                f32 row[8];
+                unpack(held[u], row);
+#pragma unroll
+                for (u32 i = 0; i < M; i++) {
+                    f32 factor = at < k && first + i < m ? to_f32(x[(first + i) * x_stride + at]) : 0.0f;
+#pragma unroll
+                    for (u32 e = 0; e < 8; e++) sums[i][e] += factor * row[e];
+                }
             }
         }
 #pragma unroll
         for (u32 i = 0; i < M; i++) {
+            if (first + i >= m) break;
             __syncthreads();
+            for (u32 step = 16; step >= lanes; step /= 2)
 #pragma unroll
-            for (u32 e = 0; e < 8; e++) parts[threadIdx.x][e] = sums[i][e];
+                for (u32 e = 0; e < 8; e++) sums[i][e] += __shfl_xor_sync(0xffffffffu, sums[i][e], step);
+#pragma unroll
+            for (u32 e = 0; e < 8; e++)
+                if (threadIdx.x % 32 < lanes) parts[threadIdx.x / 32][lane * 8 + e] = sums[i][e];
             __syncthreads();
-            for (u32 e = threadIdx.x; e < lanes * 8; e += blockDim.x) {
-                f32 sum = 0.0f;
-                for (u32 g = 0; g < groups; g++) sum += parts[g * lanes + e / 8][e % 8];
-                u64 column = tile % across * lanes * 8 + e;
-                if (first + i < m && column < n) finish(first + i, column, sum);
-            }
+            u64 column = tile % across * lanes * 8 + threadIdx.x;
+            f32 sum = 0.0f;
+            for (u32 warp = 0; warp < 8; warp++) sum += parts[warp][threadIdx.x];
+            if (threadIdx.x < lanes * 8 && column < n) finish(first + i, column, sum);
         }
     }
 }
 
+// The same for any m, with one row of x at a time, or four.
+template <class F>
+__device__ inline void columns(const scalar* x, u64 x_stride, u64 m, const weight* w, u64 w_stride, u64 n, u64 k, u32 lanes,
+                               F finish) {
+    __shared__ f32 parts[8][32 * 8];  // of every warp, its columns
+    if (m == 1) columns_of<1, 4>(x, x_stride, m, w, w_stride, n, k, lanes, parts, finish);
+    else columns_of<4, 2>(x, x_stride, m, w, w_stride, n, k, lanes, parts, finish);
+}
+
 extern "C" __global__ void __launch_bounds__(256)
 matmul_few(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n,
-           u64 k, u32 plain, u32 accumulate, u32 wide) {
+           u64 k, u32 lanes, u32 accumulate, u32 wide) {
     auto finish = [=](u64 i, u64 j, f32 sum) {
         if (wide) put((f32*)out + i * out_stride + j, sum, accumulate);
         else put(out + i * out_stride + j, sum, accumulate);
     };
-    if (plain) columns(x, x_stride, m, w, w_stride, n, k, finish);
-    else dots(x, x_stride, m, w, w_stride, n, k, finish);
+    if (lanes) columns(x, x_stride, m, w, w_stride, n, k, lanes, finish);
+    else dots<8>(x, x_stride, m, w, w_stride, n, k, Turn{(u64)blockIdx.x * 8 + threadIdx.x / 32, (u64)gridDim.x * 8}, finish);
 }

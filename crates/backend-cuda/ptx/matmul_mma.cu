@@ -224,13 +224,6 @@ __device__ inline void copy_step(u32 to, const Operands& of, u64 i, u64 j, u64 s
     else copy_rows<COLS, DEPTH, THREADS>(to + RIGHT, w, of.w_stride, of.n - j, of.k - c);
 }
 
-// Row and column of a tile. Sixteen rows of tiles are walked together, column by column, so that blocks that run at the
-// same time read the same rows of both operands.
-__device__ inline void place(u64 tile, u64 down, u64 across, u64& row, u64& column) {
-    u64 band = tile / (16 * across) * 16, high = min(down - band, 16ull), inside = tile - band * across;
-    row = band + inside % high, column = inside / high;
-}
-
 // Puts 16 rows by 8 * WIDE columns of a warp's sums in rows of PITCH. mma.sync and wgmma leave them alike: sums[f][e] is row
 // lane / 4 + e / 2 * 8, column 8 * f + lane % 4 * 2 + e % 2.
 template <u32 PITCH, u32 WIDE> __device__ inline void stage(f32* to, const f32 (&sums)[WIDE][4]) {
@@ -323,12 +316,19 @@ __device__ inline void load_fragments_turned(u32 (&to)[4], u32 from) {
 __device__ inline void multiply(f32 (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     mma(sums, a[0], a[1], a[2], a[3], b0, b1, scalar());
 }
+// The order in which blocks take the tiles of a product. Needs common.cuh.
+
+// Row and column of a tile. Sixteen rows of tiles are walked together, column by column, so that blocks that run at the
+// same time read the same rows of both operands.
+__device__ inline void place(u64 tile, u64 down, u64 across, u64& row, u64& column) {
+    u64 band = tile / (16 * across) * 16, high = min(down - band, 16ull), inside = tile - band * across;
+    row = band + inside % high, column = inside / high;
+}
 // Tiles that several blocks share.
 //
 // A product's output is cut into tiles, its dimension k into steps. Each block takes as many whole tiles as every block gets;
 // the steps of the tiles that are left are dealt out evenly, so that several blocks may hold parts of one tile. The last of
-// them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid.
-
+// them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid. Needs common.cuh.
 
 // The steps first .. last of one tile.
 struct Share {

@@ -9,8 +9,9 @@ use backend_api::ops::{Attention, Matmul, NormQkvRopeAppend, NormSwiglu};
 use backend_api::{DType, Op, SlowPath, Workload};
 
 use crate::backend::COUNTERS;
+use crate::blas::FEW;
 use crate::kernels::archive::Target;
-use crate::kernels::{attention, attention_mma, matmul_mma, sample, weighted_sum_rows as sums};
+use crate::kernels::{attention, attention_mma, matmul, matmul_mma, sample, weighted_sum_rows as sums};
 use crate::launch::longest_row;
 use crate::ops::is_half;
 use crate::{CudaBackend, CudaTensor, prefill};
@@ -88,15 +89,37 @@ fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
     } else {
         all.push(4 * attention::partials(attention::division(1, kv, group, keys, parts)) as u64);
     }
+    let m = w.rows as u64;
     let on_mma = card.library.is_none() && card.target.capability >= (8, 0) && card.target != Target::HOPPER;
     if on_mma && w.rows >= MANY && is_half(w.activations) && w.activations == w.weights {
-        all.extend(products(w).map(|(_, n, k)| {
-            let (m, n, k) = (w.rows as u64, n as u64, k as u64);
-            4 * matmul_mma::parts(m, n, matmul_mma::grid(m, n, k, multiprocessors)) as u64
-        }));
+        let parts = |(n, k)| matmul_mma::parts(m, n, matmul_mma::grid(m, n, k, multiprocessors));
+        all.extend(sides(w).map(|side| 4 * parts(side) as u64));
+    }
+    if m > FEW {
+        let parts = |(n, k)| matmul::division(m, n, k, multiprocessors).1;
+        all.extend(portable_products(card, w).map(|side| 4 * parts(side) as u64));
     }
     all
 }
+
+/// Outputs and inputs of a prompt's products that the portable kernel computes.
+fn portable_products(card: &Card, w: &Workload) -> impl Iterator<Item = (u64, u64)> {
+    let alone = card.library.is_none();
+    let all = w.activations != w.weights || (alone && no_tensor_cores(card, w.weights).is_some());
+    let behind_attention = w.cache != w.weights && w.weights != DType::F32;
+    let takes = move |(i, (_, k)): &(usize, (u64, u64))| {
+        all || (behind_attention && *i == BEHIND_ATTENTION) || (alone && !k.is_multiple_of(8))
+    };
+    sides(w).enumerate().filter(takes).map(|(_, side)| side)
+}
+
+/// Outputs and inputs of the products of a layer.
+fn sides(w: &Workload) -> impl Iterator<Item = (u64, u64)> + use<> {
+    products(w).map(|(_, n, k)| (n as u64, k as u64))
+}
+
+/// Which of the products takes what attention gives.
+const BEHIND_ATTENTION: usize = 1;
 
 /// Name, outputs and inputs of the products of a layer.
 fn products(w: &Workload) -> impl Iterator<Item = (&'static str, usize, usize)> + use<> {
@@ -319,7 +342,16 @@ mod tests {
         assert!(sum(&ampere, &mistral(DType::BF16)) > 16 << 20, "products that share tiles");
         let beyond = Card { target: Target { capability: (9, 0), card: (10, 0) }, ..alone };
         assert!(sum(&beyond, &mistral(DType::BF16)) > 16 << 20, "the same");
-        let mut long = mistral(DType::BF16);
+        let parts = |card: &Card, w: &Workload| sum(card, w) - sum(card, &Workload { rows: 1, ..*w });
+        let f32 = mistral(DType::F32);
+        assert_eq!(parts(&alone, &f32), 32 << 20, "products that share tiles without tensor cores");
+        assert_eq!(parts(&alone, &Workload { rows: 8, ..f32 }), 0, "few rows have a kernel of their own");
+        let in_f16 = Workload { cache: DType::F16, ..mistral(DType::BF16) };
+        let [with, without] = [in_f16, mistral(DType::BF16)].map(|w| parts(&H200, &w));
+        assert_eq!(with - without, 32 << 20, "the product behind attention in f32");
+        let odd = Workload { intermediate_size: 14_332, ..mistral(DType::BF16) };
+        assert_eq!(parts(&alone, &odd), 32 << 20, "a product of 14 332 inputs");
+        let mut long = Workload { rows: 1, ..mistral(DType::BF16) };
         long.heads.head_dim = 264;
         let in_f32 = Workload { cache: DType::F32, ..long };
         assert_eq!(sum(&H200, &long) - sum(&H200, &in_f32), 2 * 4 * 32 * 264, "two rows in f32");

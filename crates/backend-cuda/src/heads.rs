@@ -35,10 +35,10 @@ pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>)
     let (rows, keys, head_dim) = (q.n_rows() as u64, k.n_rows() as u64, heads.head_dim as u64);
     let (n_kv_heads, group, dim) = (heads.n_kv_heads as u32, heads.group() as u32, heads.head_dim as u32);
     let mma = dim > 0 && on_tensor_cores(b, heads.head_dim, scalar, weight, &[&q, &k]);
-    let settled = is_settled(&k, &b.inner.device);
+    let (settled, multiprocessors) = (is_settled(&k, &b.inner.device), b.inner.device.multiprocessors);
     let ((q, q_stride), (k, k_stride), (out, out_stride)) = (read(&q), read(&k), write(&mut out));
     if mma {
-        let grid = scores_mma::grid(rows, keys, n_kv_heads.into(), b.inner.device.multiprocessors);
+        let grid = scores_mma::grid(rows, keys, n_kv_heads.into(), multiprocessors);
         let launch = b.launch("compute_attention_scores_mma", scalar, weight, grid)?.overlapping(settled);
         let args = scores_mma::Args {
             out,
@@ -60,7 +60,8 @@ pub(crate) fn compute_attention_scores(b: &B, op: ComputeAttentionScores<'_, T>)
     }
     // Blocks divide the keys of one pass: a row's group, or all rows of a single head.
     let of_pass = if heads.n_heads == 1 { rows } else { rows.min(1) * u64::from(group) };
-    let launch = b.launch(OP, scalar, weight, scores::grid(of_pass, keys, head_dim))?;
+    let grid = scores::grid(of_pass, keys, head_dim, n_kv_heads.into(), multiprocessors);
+    let launch = b.launch(OP, scalar, weight, grid)?;
     let args = scores::Args {
         out,
         out_stride,

@@ -6,7 +6,7 @@ use backend_api::{DType, Error, Result};
 
 use crate::blas::{self, By};
 use crate::kernels::{matmul, matmul_few, matmul_vec};
-use crate::launch::longest_row;
+use crate::launch::{Out, longest_row};
 use crate::ops::{dtype, launched, weight};
 use crate::tensor::{aligned, is_settled, read, write};
 use crate::{CudaBackend, CudaTensor, tensor_cores};
@@ -17,10 +17,8 @@ type Types = (DType, DType, u32);
 pub(crate) fn matmul(b: &CudaBackend, mut op: Matmul<'_, CudaTensor>) -> Result<()> {
     let types = types(&op)?;
     let streamed = vector(b, &op, types);
-    match (
-        blas::matmul(b, &op.x, &op.w, &mut op.out, op.accumulate, op.layout, streamed.is_some())?,
-        streamed,
-    ) {
+    let by = blas::matmul(b, &op.x, &op.w, &mut op.out, op.accumulate, op.layout, streamed.is_some())?;
+    match (by, streamed) {
         (By::Library, _) => Ok(()),
         (By::Vector, Some((share, grid))) => one_row(b, op, types, share, grid),
         (by, _) => match tensor_cores::choose(b.inner.device.target, &op) {
@@ -76,12 +74,12 @@ fn one_row(
 fn few_rows(b: &CudaBackend, op: Matmul<'_, CudaTensor>, (scalar, weight, wide): Types) -> Result<()> {
     let Matmul { x, w, mut out, accumulate, layout } = op;
     let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
-    let is_plain = layout == WeightLayout::InOut;
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
-    let (plain, accumulate) = (u32::from(is_plain), u32::from(accumulate));
-    let launch = b.launch("matmul_few", scalar, weight, matmul_few::grid(m, n, k, is_plain))?;
+    let plain = layout == WeightLayout::InOut;
+    let (grid, lanes) = matmul_few::division(m, n, k, plain, b.inner.device.multiprocessors);
+    let (launch, accumulate) = (b.launch("matmul_few", scalar, weight, grid)?, u32::from(accumulate));
     let args =
-        matmul_few::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide };
+        matmul_few::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, lanes, accumulate, wide };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
     launched("matmul", unsafe { args.launch(launch) })
 }
@@ -91,10 +89,27 @@ fn many_rows(b: &CudaBackend, op: Matmul<'_, CudaTensor>, (scalar, weight, wide)
     let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(layout == WeightLayout::InOut), u32::from(accumulate));
-    let (grid, large) = matmul::grid(m, n, b.inner.device.multiprocessors);
-    let (launch, large) = (b.launch("matmul", scalar, weight, grid)?, u32::from(large));
-    let args =
-        matmul::Args { out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, large };
-    // SAFETY: the operands are windows of tensors of these types, checked to have this extent.
+    let (grid, extent, large) = matmul::division(m, n, k, b.inner.device.multiprocessors);
+    let scratch = b.scratch(extent * size_of::<f32>())?;
+    let launch = b.launch("matmul", scalar, weight, grid)?;
+    let args = matmul::Args {
+        out,
+        out_stride,
+        x,
+        x_stride,
+        w,
+        w_stride,
+        m,
+        n,
+        k,
+        plain,
+        accumulate,
+        wide,
+        large: u32::from(large),
+        parts: Out::new(scratch.address(), extent),
+        counters: b.arrivals(),
+    };
+    // SAFETY: the operands are windows of tensors of these types, checked to have this extent. The scratch belongs to the
+    // backend, and the stream lets one launch at a time use it and the counters, which are as many as the most blocks.
     launched("matmul", unsafe { args.launch(launch) })
 }

@@ -22,13 +22,15 @@ pub(crate) fn all(bench: &mut Bench) {
             run(bench, (1, n, k), (dtype, OutIn), &[By::Torchless, By::Cublas]);
         }
     }
-    // One row that the kernel for one row does not take: inputs that are no multiple of 8, or too many, and the other layout.
+    // One row that the kernel for one row does not take, so that the backend asks cuBLAS: inputs that are no multiple of 8, or
+    // too many, and the other layout.
     for (shape, kind) in [
         ((1, 4100, 4100), bf16),
         ((1, 4096, 28_672), (DType::F32, OutIn)),
         ((1, 4096, 4096), (DType::BF16, InOut)),
+        ((1, 4096, 4096), (DType::F32, InOut)),
     ] {
-        run(bench, shape, kind, &[By::Torchless, By::Cublas]);
+        run(bench, shape, kind, &[By::Own, By::Cublas]);
     }
     for m in [16, 64, 512, 2048] {
         for (n, k) in &LAYERS[..4] {
@@ -38,7 +40,9 @@ pub(crate) fn all(bench: &mut Bench) {
     for m in [512, 2048] {
         run(bench, (m, 28_672, 4096), bf16, &[By::Older]);
     }
-    run(bench, (8192, 4096, 4096), (DType::F32, OutIn), &[By::Own, By::Cublas]);
+    for shape in [(64, 4096, 4096), (64, 28_672, 4096), (512, 4096, 4096), (8192, 4096, 4096)] {
+        run(bench, shape, (DType::F32, OutIn), &[By::Own, By::Cublas]);
+    }
 }
 
 fn run(bench: &mut Bench, shape: Shape, kind: (DType, WeightLayout), by: &[By]) {

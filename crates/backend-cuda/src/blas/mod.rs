@@ -15,7 +15,7 @@ use backend_api::{Cause, Error, Result};
 use cudarc::driver::sys::CUstream;
 use libloading::Library;
 
-pub(crate) use choice::By;
+pub(crate) use choice::{By, FEW};
 pub(crate) use op::{is_there, matmul, start};
 
 use crate::device::{Device, DeviceMemory};

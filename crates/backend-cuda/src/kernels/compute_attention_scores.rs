@@ -1,6 +1,6 @@
 //! Launches `kernels/compute_attention_scores.cu`.
 
-use super::grid::dots;
+use super::grid::{blocks, dots};
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
 kernel! {
@@ -24,7 +24,25 @@ kernel! {
     targets = "compute_50",
 }
 
-/// Blocks of a launch.
-pub fn grid(rows: u64, keys: u64, head_dim: u64) -> u32 {
-    dots(rows, keys, head_dim)
+/// Blocks that a multiprocessor runs at once.
+const AT_ONCE: u32 = 2;
+
+/// Blocks of a launch for `of_pass` queries that read the keys of each head at a time, but no more than run at once.
+pub fn grid(of_pass: u64, keys: u64, head_dim: u64, n_kv_heads: u64, multiprocessors: u32) -> u32 {
+    let all = u64::from(dots(of_pass, keys, head_dim)).saturating_mul(n_kv_heads);
+    blocks(all).min(AT_ONCE.saturating_mul(multiprocessors.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grid;
+
+    #[test]
+    fn there_are_no_more_blocks_than_run_at_once() {
+        assert_eq!(grid(4, 32_768, 128, 8, 132), 264);
+        assert_eq!(grid(4, 64, 128, 8, 132), 16);
+        assert_eq!(grid(4, 0, 128, 8, 132), 0);
+        assert_eq!(grid(0, 64, 128, 8, 132), 0);
+        assert_eq!(grid(1, u64::MAX, 1, u64::MAX, 0), 2);
+    }
 }

@@ -40,10 +40,14 @@ pub fn dots(m: u64, n: u64, k: u64) -> u32 {
     if m == 0 { 0 } else { blocks(n.div_ceil(rows_of_group * 256 / lanes)) }
 }
 
-/// Blocks of kernels with `columns.cuh`: `m` rows against columns 0 .. `n`.
-pub fn columns(m: u64, n: u64) -> u32 {
-    let lanes = n.div_ceil(8).next_power_of_two().min(32);
-    blocks(m.div_ceil(4).saturating_mul(n.div_ceil(8).div_ceil(lanes)))
+/// Blocks of kernels with `columns.cuh`, `m` rows against columns 0 .. `n`, and how many lanes share a row: 32, or as few as
+/// give half as many blocks again as there are multiprocessors.
+pub fn columns(m: u64, n: u64, multiprocessors: u32) -> (u32, u32) {
+    let (down, eights) = (if m == 1 { 1 } else { m.div_ceil(4) }, n.div_ceil(8));
+    let tiles = |lanes: u32| down.saturating_mul(eights.div_ceil(lanes.into()));
+    let enough = u64::from(multiprocessors) * 3 / 2;
+    let lanes = [32, 16, 8, 4, 2].into_iter().find(|lanes| tiles(*lanes) >= enough).unwrap_or(1);
+    (blocks(tiles(lanes)), lanes)
 }
 
 #[cfg(test)]
@@ -76,8 +80,11 @@ mod tests {
         assert_eq!(dots(5, 4096, 4096), 256);
         assert_eq!(dots(1, 32_768, 128), 512);
         assert_eq!(dots(1, 5, 0), 1);
-        assert_eq!(columns(4, 128), 1);
-        assert_eq!(columns(5, 257), 4);
-        assert_eq!(columns(5, 0), 0);
+        assert_eq!(columns(1, 4096, 132), (256, 2));
+        assert_eq!(columns(8, 4096, 132), (256, 4));
+        assert_eq!(columns(1, 1024, 132), (128, 1));
+        assert_eq!(columns(1, 1 << 20, 132), (4096, 32));
+        assert_eq!(columns(5, 257, 1), (4, 32));
+        assert_eq!(columns(5, 0, 132), (0, 1));
     }
 }

@@ -4,7 +4,7 @@ use super::grid::{columns, dots};
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
 kernel! {
-    /// `out[i, j] = Σ_c x[i, c] · w[j, c]`, for few rows of `x`; `plain`: `w[c, j]`.
+    /// `out[i, j] = Σ_c x[i, c] · w[j, c]`, for few rows of `x`; with `lanes`, threads side by side that share a row: `w[c, j]`.
     fn matmul_few(
         out: Out<'a, Scalar>,
         out_stride: u64,
@@ -15,7 +15,7 @@ kernel! {
         m: u64,
         n: u64,
         k: u64,
-        plain: u32,
+        lanes: u32,
         accumulate: u32,
         wide: u32,
     ),
@@ -24,7 +24,7 @@ kernel! {
     targets = "compute_50",
 }
 
-/// Blocks of a launch.
-pub fn grid(m: u64, n: u64, k: u64, plain: bool) -> u32 {
-    if plain { columns(m, n) } else { dots(m, n, k) }
+/// Blocks of a launch, and `lanes`.
+pub fn division(m: u64, n: u64, k: u64, plain: bool, multiprocessors: u32) -> (u32, u32) {
+    if plain { columns(m, n, multiprocessors) } else { (dots(m, n, k), 0) }
 }

@@ -31,6 +31,7 @@ pub mod silu;
 pub mod softmax;
 pub mod swiglu;
 pub mod swiglu_wgmma;
+mod tile;
 pub mod weighted_sum_rows;
 pub mod weighted_sum_rows_mma;
 
