@@ -2,9 +2,9 @@
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]
 //         rows by stride; out is f32 instead of x's type if `wide`
-// launch  grid = two blocks per multiprocessor, or less (see the launcher), at most 1024; block = 256
-// needs   out apart from x and w; parts: a tile of f32 per block and per tile that is not whole (parts.cuh); one launch at a
-//         time; counters: as many as blocks, 0
+// launch  grid = two blocks per multiprocessor, or less, at most 1024, `shared` of whose tiles they share (tile.rs); block = 256
+// needs   out apart from x and w; parts: a tile of f32 per block and per shared tile (parts.cuh); one launch at a time;
+//         counters: as many as blocks, 0
 // how     a block multiplies tiles of 128 x 128 outputs if `large`, else of 64 x 128, in steps of 16 columns in shared memory,
 //         8 x 8 or 4 x 8 outputs per thread, in f32; the next columns are on their way to registers meanwhile. Each operand is
 //         read along the dimension in which it is contiguous.
@@ -66,11 +66,11 @@ template <u32 EACH> __device__ inline void read(const f32* tile, u32 first, f32 
 
 template <u32 DOWN, u32 ACROSS>
 __device__ inline void multiply(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride,
-                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide, float4* parts, u32* counters) {
+                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide, u32 shared, float4* parts, u32* counters) {
     const u32 ROWS = 16 * DOWN, COLS = 16 * ACROSS;
     u64 down = (m + ROWS - 1) / ROWS, across = (n + COLS - 1) / COLS;
     u32 row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-    Shares shares(down * across, (k + DEPTH - 1) / DEPTH);
+    Shares shares(down * across, (k + DEPTH - 1) / DEPTH, shared);
     for (Share share; shares.take(share);) {
         u64 i, j;
         place(share.tile, down, across, i, j);
@@ -112,7 +112,7 @@ __device__ inline void multiply(scalar* out, u64 out_stride, const scalar* x, u6
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 matmul(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n, u64 k,
-       u32 plain, u32 accumulate, u32 wide, u32 large, f32* parts, u32* counters) {
-    if (large) multiply<8, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
-    else multiply<4, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
+       u32 plain, u32 accumulate, u32 wide, u32 large, u32 shared, f32* parts, u32* counters) {
+    if (large) multiply<8, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, shared, (float4*)parts, counters);
+    else multiply<4, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, shared, (float4*)parts, counters);
 }

@@ -1,9 +1,10 @@
 // matmul_mma: out[i, j] = sum_c x[i, c] * w[j, c] (+ out[i, j] if `accumulate`), for many rows of x, on tensor cores
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n], f32 if `wide_out`   rows by stride
-// launch  grid = one block per multiprocessor, or less (see the launcher), at most 1024; block = 256; shared = 98304
+// launch  grid = one block per multiprocessor, or less, at most 1024, `shared` of whose tiles they share (tile.rs); block = 256;
+//         shared = 98304
 // needs   k a multiple of 8, n too if `plain`; rows of x and w at multiples of 16 bytes; out apart from x and w;
-//         parts: 128 x 256 of f32 per block and per tile that is not whole (parts.cuh); one launch at a time;
+//         parts: 128 x 256 of f32 per block and per shared tile (parts.cuh); one launch at a time;
 //         counters: as many as blocks, 0
 // how     a block computes tiles of 128 x 256 in steps of 32 columns, four of which are in shared memory or on the way to it.
 //         Each of its 2 x 4 warps computes 64 x 64 with mma.sync, its operands one fragment of 16 columns ahead in registers.
@@ -91,12 +92,12 @@ __device__ inline void run(f32 (&sums)[PATCHES][WIDE][4], const Operands& of, co
 
 extern "C" __global__ void __launch_bounds__(256)
 matmul_mma(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n, u64 k,
-           u32 plain, u32 accumulate, u32 wide_out, f32* parts, u32* counters) {
+           u32 plain, u32 accumulate, u32 wide_out, u32 shared, f32* parts, u32* counters) {
     Operands of = {x, w, x_stride, w_stride, m, n, k};
     Output to = {out, out_stride, m, n, accumulate != 0, wide_out != 0};
     u64 down = (m + ROWS - 1) / ROWS, across = (n + COLS - 1) / COLS;
     u32 warp = threadIdx.x / 32;
-    Shares shares(down * across, (k + DEPTH - 1) / DEPTH);
+    Shares shares(down * across, (k + DEPTH - 1) / DEPTH, shared);
     for (Share share; shares.take(share);) {
         u64 i, j;
         place(share.tile, down, across, i, j);

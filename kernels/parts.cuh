@@ -1,7 +1,7 @@
 // Tiles that several blocks share.
 //
-// A product's output is cut into tiles, its dimension k into steps. Each block takes as many whole tiles as every block gets;
-// the steps of the tiles that are left are dealt out evenly, so that several blocks may hold parts of one tile. The last of
+// A product's output is cut into tiles, its dimension k into steps. Blocks take whole tiles, and the steps of the last tiles, as
+// many as the launcher says (tile.rs), are dealt out evenly, so that several blocks may hold parts of one tile. The last of
 // them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid. Needs common.cuh.
 
 // The steps first .. last of one tile.
@@ -10,24 +10,21 @@ struct Share {
 };
 
 struct Shares {
-    u32 tiles, steps, next;
+    u32 tiles, steps, shared, next;
     u64 unit;
 
-    __device__ Shares(u32 tiles, u32 steps) : tiles(tiles), steps(steps), next(blockIdx.x) { unit = begin(blockIdx.x); }
-
-    // How many tiles are dealt out whole: all of them where the meeting would cost more than it saves, because most blocks
-    // are busy without it, or would get fewer than four steps each.
-    __device__ u32 whole() const {
-        u32 rest = tiles % gridDim.x;
-        bool busy = tiles > gridDim.x && rest * 3 >= gridDim.x * 2;
-        return busy || (u64)rest * steps < 4 * gridDim.x ? tiles : tiles - rest;
+    // shared: how many tiles several blocks share, less than there are blocks; the last ones.
+    __device__ Shares(u32 tiles, u32 steps, u32 shared) : tiles(tiles), steps(steps), shared(shared), next(blockIdx.x) {
+        unit = begin(blockIdx.x);
     }
 
-    // Steps of the rest that blocks before `block` take.
-    __device__ u64 begin(u32 block) const { return (u64)(tiles - whole()) * steps * block / gridDim.x; }
+    __device__ u32 whole() const { return tiles - shared; }
 
-    // The block that takes a step of the rest.
-    __device__ u32 owner(u64 unit) const { return ((unit + 1) * gridDim.x - 1) / ((u64)(tiles - whole()) * steps); }
+    // Steps of shared tiles that blocks before `block` take.
+    __device__ u64 begin(u32 block) const { return (u64)shared * steps * block / gridDim.x; }
+
+    // The block that takes such a step.
+    __device__ u32 owner(u64 unit) const { return ((unit + 1) * gridDim.x - 1) / ((u64)shared * steps); }
 
     __device__ bool take(Share& share) {
         if (next < whole()) {

@@ -1,4 +1,4 @@
-// What products on tensor cores share: copies into shared memory, the order of tiles, and the way of sums to the output.
+// What products on tensor cores share: copies into shared memory, and the way of sums to the output.
 
 #include "common.cuh"
 

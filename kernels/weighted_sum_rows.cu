@@ -14,7 +14,7 @@
 #include "weighted.cuh"
 
 // Leaves a warp's sums for the first N outputs of a piece of work. A thread takes eight columns, U rows at a time; WIDE promises
-// that they are aligned.
+// that they are aligned, and a multiple of eight.
 template <u32 N, u32 U, bool WIDE>
 __device__ inline void add_up(f32 (*found)[COLUMNS], const Work& work, const Shape& shape, const scalar* weights,
                               u64 weights_stride, const weight* rows, u64 rows_stride) {

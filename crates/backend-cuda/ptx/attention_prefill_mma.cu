@@ -13,7 +13,7 @@
 
 // Products of fragments in registers by the tensor cores of any card that has them (mma.sync).
 
-// What products on tensor cores share: copies into shared memory, the order of tiles, and the way of sums to the output.
+// What products on tensor cores share: copies into shared memory, and the way of sums to the output.
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
 //

@@ -6,7 +6,8 @@
 // needs   out apart from q and k
 // how     warps are dealt out to the heads of keys; lanes of a warp share keys, and keep the queries in registers where heads
 //         are short and aligned (short_dots.cuh), read them with the keys elsewhere (dots.cuh); sums in f32
-// cost    moves keys * n_kv_heads * head_dim elements of k for up to eight queries that share a head, and q and out
+// cost    moves keys * n_kv_heads * head_dim elements of k for up to eight queries that share a head (four where it is long or unaligned),
+//         and q and out
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
 //

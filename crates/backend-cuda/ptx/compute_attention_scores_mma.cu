@@ -6,7 +6,8 @@
 // needs   head_dim a multiple of 8; q and k aligned to 16 bytes in every row; out apart from q and k; to overlap, k must
 //         not be written by a kernel in flight
 // how     a warp takes eight keys of one head, of which it keeps 128 columns, and, eight at a time, the queries that share
-//         it; scores of two neighbouring keys leave as one word where that is aligned. Sums in f32
+//         it; behind the last of them it asks for its next keys. Scores of two neighbouring keys leave as one word where that
+//         is aligned. Sums in f32
 // cost    moves keys * n_kv_heads * head_dim elements of k, and q and out
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
@@ -263,22 +264,28 @@ compute_attention_scores_mma(scalar* out, u64 out_stride, const scalar* q, u64 q
                              u64 rows, u64 keys, u32 n_kv_heads, u32 group, u32 head_dim, f32 scale) {
     u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     u64 items = (keys + 7) / 8 * n_kv_heads;
-    bool waited = false, paired = ((u64)out | out_stride * sizeof(scalar)) % 4 == 0;
+    bool paired = ((u64)out | out_stride * sizeof(scalar)) % 4 == 0;
     const uint4 none = make_uint4(0, 0, 0, 0);
-#pragma unroll 1
-    for (u64 item = (u64)blockIdx.x * 8 + threadIdx.x / 32; item < items; item += (u64)gridDim.x * 8) {
-        u64 kv_head, tile;
+    u64 item = (u64)blockIdx.x * 8 + threadIdx.x / 32, kv_head, tile;
+    uint4 held[4];
+    const weight* key;
+    auto load = [&] {
         divide(item, n_kv_heads, tile, kv_head);
-        const weight* key = k + min(tile * 8 + g, keys - 1) * k_stride + kv_head * head_dim + t * 8;
-        uint4 held[4];
+        key = k + min(tile * 8 + g, keys - 1) * k_stride + kv_head * head_dim + t * 8;
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) held[i] = piece(key + i * 32, t * 8 + i * 32 < head_dim);
-        if (!waited) release_next(), await_previous(), waited = true;
+        for (u32 i = 0; i < 4; i++) held[i] = piece(key + i * 32, item < items && t * 8 + i * 32 < head_dim);
+    };
+    load();
+    release_next(), await_previous();
+#pragma unroll 1
+    while (item < items) {
+        u64 j = tile * 8 + 2 * t;
+        u32 head_of = (u32)kv_head * group;
 #pragma unroll 1
         for (u64 first = 0; first < rows * group; first += 8) {
             u64 row, head;
             divide(first + g, group, row, head);
-            u32 of = (u32)kv_head * group + (u32)head, reach = row < rows ? head_dim : 0;
+            u32 of = head_of + (u32)head, reach = row < rows ? head_dim : 0;
             const scalar* from = q + row * q_stride + (u64)of * head_dim + t * 8;
             f32 sums[4] = {};
 #pragma unroll
@@ -287,7 +294,8 @@ compute_attention_scores_mma(scalar* out, u64 out_stride, const scalar* q, u64 q
 #pragma unroll 1
             for (u32 c = 128; c < head_dim; c += 32)
                 mma32(sums, piece(from + c, t * 8 + c < reach), none, piece(key + c, t * 8 + c < head_dim), weight());
-            u64 j = tile * 8 + 2 * t, left = reach && j < keys ? keys - j : 0;
+            if (first + 8 >= rows * group) item += (u64)gridDim.x * 8, load();
+            u64 left = reach && j < keys ? keys - j : 0;
             scalar* to = out + (row * n_kv_heads * group + of) * out_stride + j;
             if (paired && left > 1) *(u32*)to = pair(sums[0] * scale, sums[1] * scale, scalar());
             if (left == 1 || !paired && left > 1) store(to, sums[0] * scale);

@@ -2,9 +2,9 @@
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]
 //         rows by stride; out is f32 instead of x's type if `wide`
-// launch  grid = two blocks per multiprocessor, or less (see the launcher), at most 1024; block = 256
-// needs   out apart from x and w; parts: a tile of f32 per block and per tile that is not whole (parts.cuh); one launch at a
-//         time; counters: as many as blocks, 0
+// launch  grid = two blocks per multiprocessor, or less, at most 1024, `shared` of whose tiles they share (tile.rs); block = 256
+// needs   out apart from x and w; parts: a tile of f32 per block and per shared tile (parts.cuh); one launch at a time;
+//         counters: as many as blocks, 0
 // how     a block multiplies tiles of 128 x 128 outputs if `large`, else of 64 x 128, in steps of 16 columns in shared memory,
 //         8 x 8 or 4 x 8 outputs per thread, in f32; the next columns are on their way to registers meanwhile. Each operand is
 //         read along the dimension in which it is contiguous.
@@ -168,8 +168,8 @@ __device__ inline void place(u64 tile, u64 down, u64 across, u64& row, u64& colu
 }
 // Tiles that several blocks share.
 //
-// A product's output is cut into tiles, its dimension k into steps. Each block takes as many whole tiles as every block gets;
-// the steps of the tiles that are left are dealt out evenly, so that several blocks may hold parts of one tile. The last of
+// A product's output is cut into tiles, its dimension k into steps. Blocks take whole tiles, and the steps of the last tiles, as
+// many as the launcher says (tile.rs), are dealt out evenly, so that several blocks may hold parts of one tile. The last of
 // them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid. Needs common.cuh.
 
 // The steps first .. last of one tile.
@@ -178,24 +178,21 @@ struct Share {
 };
 
 struct Shares {
-    u32 tiles, steps, next;
+    u32 tiles, steps, shared, next;
     u64 unit;
 
-    __device__ Shares(u32 tiles, u32 steps) : tiles(tiles), steps(steps), next(blockIdx.x) { unit = begin(blockIdx.x); }
-
-    // How many tiles are dealt out whole: all of them where the meeting would cost more than it saves, because most blocks
-    // are busy without it, or would get fewer than four steps each.
-    __device__ u32 whole() const {
-        u32 rest = tiles % gridDim.x;
-        bool busy = tiles > gridDim.x && rest * 3 >= gridDim.x * 2;
-        return busy || (u64)rest * steps < 4 * gridDim.x ? tiles : tiles - rest;
+    // shared: how many tiles several blocks share, less than there are blocks; the last ones.
+    __device__ Shares(u32 tiles, u32 steps, u32 shared) : tiles(tiles), steps(steps), shared(shared), next(blockIdx.x) {
+        unit = begin(blockIdx.x);
     }
 
-    // Steps of the rest that blocks before `block` take.
-    __device__ u64 begin(u32 block) const { return (u64)(tiles - whole()) * steps * block / gridDim.x; }
+    __device__ u32 whole() const { return tiles - shared; }
 
-    // The block that takes a step of the rest.
-    __device__ u32 owner(u64 unit) const { return ((unit + 1) * gridDim.x - 1) / ((u64)(tiles - whole()) * steps); }
+    // Steps of shared tiles that blocks before `block` take.
+    __device__ u64 begin(u32 block) const { return (u64)shared * steps * block / gridDim.x; }
+
+    // The block that takes such a step.
+    __device__ u32 owner(u64 unit) const { return ((unit + 1) * gridDim.x - 1) / ((u64)shared * steps); }
 
     __device__ bool take(Share& share) {
         if (next < whole()) {
@@ -309,11 +306,11 @@ template <u32 EACH> __device__ inline void read(const f32* tile, u32 first, f32 
 
 template <u32 DOWN, u32 ACROSS>
 __device__ inline void multiply(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride,
-                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide, float4* parts, u32* counters) {
+                                u64 m, u64 n, u64 k, bool plain, bool accumulate, bool wide, u32 shared, float4* parts, u32* counters) {
     const u32 ROWS = 16 * DOWN, COLS = 16 * ACROSS;
     u64 down = (m + ROWS - 1) / ROWS, across = (n + COLS - 1) / COLS;
     u32 row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
-    Shares shares(down * across, (k + DEPTH - 1) / DEPTH);
+    Shares shares(down * across, (k + DEPTH - 1) / DEPTH, shared);
     for (Share share; shares.take(share);) {
         u64 i, j;
         place(share.tile, down, across, i, j);
@@ -355,7 +352,7 @@ __device__ inline void multiply(scalar* out, u64 out_stride, const scalar* x, u6
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 matmul(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n, u64 k,
-       u32 plain, u32 accumulate, u32 wide, u32 large, f32* parts, u32* counters) {
-    if (large) multiply<8, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
-    else multiply<4, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, (float4*)parts, counters);
+       u32 plain, u32 accumulate, u32 wide, u32 large, u32 shared, f32* parts, u32* counters) {
+    if (large) multiply<8, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, shared, (float4*)parts, counters);
+    else multiply<4, 8>(out, out_stride, x, x_stride, w, w_stride, m, n, k, plain, accumulate, wide, shared, (float4*)parts, counters);
 }

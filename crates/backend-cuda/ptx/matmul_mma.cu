@@ -1,9 +1,10 @@
 // matmul_mma: out[i, j] = sum_c x[i, c] * w[j, c] (+ out[i, j] if `accumulate`), for many rows of x, on tensor cores
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n], f32 if `wide_out`   rows by stride
-// launch  grid = one block per multiprocessor, or less (see the launcher), at most 1024; block = 256; shared = 98304
+// launch  grid = one block per multiprocessor, or less, at most 1024, `shared` of whose tiles they share (tile.rs); block = 256;
+//         shared = 98304
 // needs   k a multiple of 8, n too if `plain`; rows of x and w at multiples of 16 bytes; out apart from x and w;
-//         parts: 128 x 256 of f32 per block and per tile that is not whole (parts.cuh); one launch at a time;
+//         parts: 128 x 256 of f32 per block and per shared tile (parts.cuh); one launch at a time;
 //         counters: as many as blocks, 0
 // how     a block computes tiles of 128 x 256 in steps of 32 columns, four of which are in shared memory or on the way to it.
 //         Each of its 2 x 4 warps computes 64 x 64 with mma.sync, its operands one fragment of 16 columns ahead in registers.
@@ -11,7 +12,7 @@
 
 // Products of fragments in registers by the tensor cores of any card that has them (mma.sync).
 
-// What products on tensor cores share: copies into shared memory, the order of tiles, and the way of sums to the output.
+// What products on tensor cores share: copies into shared memory, and the way of sums to the output.
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
 //
@@ -326,8 +327,8 @@ __device__ inline void place(u64 tile, u64 down, u64 across, u64& row, u64& colu
 }
 // Tiles that several blocks share.
 //
-// A product's output is cut into tiles, its dimension k into steps. Each block takes as many whole tiles as every block gets;
-// the steps of the tiles that are left are dealt out evenly, so that several blocks may hold parts of one tile. The last of
+// A product's output is cut into tiles, its dimension k into steps. Blocks take whole tiles, and the steps of the last tiles, as
+// many as the launcher says (tile.rs), are dealt out evenly, so that several blocks may hold parts of one tile. The last of
 // them to arrive adds the parts up in the order of the blocks: the same bits in every run with the same grid. Needs common.cuh.
 
 // The steps first .. last of one tile.
@@ -336,24 +337,21 @@ struct Share {
 };
 
 struct Shares {
-    u32 tiles, steps, next;
+    u32 tiles, steps, shared, next;
     u64 unit;
 
-    __device__ Shares(u32 tiles, u32 steps) : tiles(tiles), steps(steps), next(blockIdx.x) { unit = begin(blockIdx.x); }
-
-    // How many tiles are dealt out whole: all of them where the meeting would cost more than it saves, because most blocks
-    // are busy without it, or would get fewer than four steps each.
-    __device__ u32 whole() const {
-        u32 rest = tiles % gridDim.x;
-        bool busy = tiles > gridDim.x && rest * 3 >= gridDim.x * 2;
-        return busy || (u64)rest * steps < 4 * gridDim.x ? tiles : tiles - rest;
+    // shared: how many tiles several blocks share, less than there are blocks; the last ones.
+    __device__ Shares(u32 tiles, u32 steps, u32 shared) : tiles(tiles), steps(steps), shared(shared), next(blockIdx.x) {
+        unit = begin(blockIdx.x);
     }
 
-    // Steps of the rest that blocks before `block` take.
-    __device__ u64 begin(u32 block) const { return (u64)(tiles - whole()) * steps * block / gridDim.x; }
+    __device__ u32 whole() const { return tiles - shared; }
 
-    // The block that takes a step of the rest.
-    __device__ u32 owner(u64 unit) const { return ((unit + 1) * gridDim.x - 1) / ((u64)(tiles - whole()) * steps); }
+    // Steps of shared tiles that blocks before `block` take.
+    __device__ u64 begin(u32 block) const { return (u64)shared * steps * block / gridDim.x; }
+
+    // The block that takes such a step.
+    __device__ u32 owner(u64 unit) const { return ((unit + 1) * gridDim.x - 1) / ((u64)shared * steps); }
 
     __device__ bool take(Share& share) {
         if (next < whole()) {
@@ -493,12 +491,12 @@ __device__ inline void run(f32 (&sums)[PATCHES][WIDE][4], const Operands& of, co
 
 extern "C" __global__ void __launch_bounds__(256)
 matmul_mma(scalar* out, u64 out_stride, const scalar* x, u64 x_stride, const weight* w, u64 w_stride, u64 m, u64 n, u64 k,
-           u32 plain, u32 accumulate, u32 wide_out, f32* parts, u32* counters) {
+           u32 plain, u32 accumulate, u32 wide_out, u32 shared, f32* parts, u32* counters) {
     Operands of = {x, w, x_stride, w_stride, m, n, k};
     Output to = {out, out_stride, m, n, accumulate != 0, wide_out != 0};
     u64 down = (m + ROWS - 1) / ROWS, across = (n + COLS - 1) / COLS;
     u32 warp = threadIdx.x / 32;
-    Shares shares(down * across, (k + DEPTH - 1) / DEPTH);
+    Shares shares(down * across, (k + DEPTH - 1) / DEPTH, shared);
     for (Share share; shares.take(share);) {
         u64 i, j;
         place(share.tile, down, across, i, j);

@@ -11,7 +11,7 @@
 
 // Hopper's products of tiles in shared memory by groups of four warps, and clusters of blocks.
 
-// What products on tensor cores share: copies into shared memory, the order of tiles, and the way of sums to the output.
+// What products on tensor cores share: copies into shared memory, and the way of sums to the output.
 
 // Types, conversions, 16-byte access and reductions in a fixed order: what every kernel shares.
 //

@@ -89,37 +89,27 @@ fn scratch(card: &Card, w: &Workload) -> Vec<u64> {
     } else {
         all.push(4 * attention::partials(attention::division(1, kv, group, keys, parts)) as u64);
     }
-    let m = w.rows as u64;
-    let on_mma = card.library.is_none() && card.target.capability >= (8, 0) && card.target != Target::HOPPER;
-    if on_mma && w.rows >= MANY && is_half(w.activations) && w.activations == w.weights {
-        let parts = |(n, k)| matmul_mma::parts(m, n, matmul_mma::grid(m, n, k, multiprocessors));
-        all.extend(sides(w).map(|side| 4 * parts(side) as u64));
+    if by_mma(card, w) {
+        all.push(4 * matmul_mma::parts(multiprocessors) as u64);
     }
-    if m > FEW {
-        let parts = |(n, k)| matmul::division(m, n, k, multiprocessors).1;
-        all.extend(portable_products(card, w).map(|side| 4 * parts(side) as u64));
+    if by_tiles(card, w) {
+        all.push(4 * matmul::parts(multiprocessors) as u64);
     }
     all
 }
 
-/// Outputs and inputs of a prompt's products that the portable kernel computes.
-fn portable_products(card: &Card, w: &Workload) -> impl Iterator<Item = (u64, u64)> {
-    let alone = card.library.is_none();
-    let all = w.activations != w.weights || (alone && no_tensor_cores(card, w.weights).is_some());
-    let behind_attention = w.cache != w.weights && w.weights != DType::F32;
-    let takes = move |(i, (_, k)): &(usize, (u64, u64))| {
-        all || (behind_attention && *i == BEHIND_ATTENTION) || (alone && !k.is_multiple_of(8))
-    };
-    sides(w).enumerate().filter(takes).map(|(_, side)| side)
+/// Whether kernels for `mma.sync`, whose blocks share tiles, compute products.
+fn by_mma(card: &Card, w: &Workload) -> bool {
+    let alone = card.library.is_none() && w.activations == w.weights && card.target != Target::HOPPER;
+    let takes = |(_, _, k): (_, _, usize)| k.is_multiple_of(8);
+    let called = w.rows >= MANY || not_streamed(card.shared_memory, w).is_some();
+    alone && called && no_tensor_cores(card, w.weights).is_none() && products(w).any(takes)
 }
 
-/// Outputs and inputs of the products of a layer.
-fn sides(w: &Workload) -> impl Iterator<Item = (u64, u64)> + use<> {
-    products(w).map(|(_, n, k)| (n as u64, k as u64))
+/// Whether the portable kernel, whose blocks share tiles, computes products of a prompt.
+fn by_tiles(card: &Card, w: &Workload) -> bool {
+    w.rows as u64 > FEW && product_of_prompt(card, w).is_some()
 }
-
-/// Which of the products takes what attention gives.
-const BEHIND_ATTENTION: usize = 1;
 
 /// Name, outputs and inputs of the products of a layer.
 fn products(w: &Workload) -> impl Iterator<Item = (&'static str, usize, usize)> + use<> {
@@ -149,7 +139,7 @@ pub(crate) fn slow_paths(card: &Card, w: &Workload) -> Vec<SlowPath> {
         ),
         (ATTENTION, TOKEN, attention_of_token(card, w), portable),
         (NormSwiglu::<CudaTensor>::NAME, TOKEN, row(card, w), "rmsnorm, matmul, swiglu"),
-        (MATMUL, TOKEN, product_of_token(card, w), "matmul_few"),
+        (MATMUL, TOKEN, product_of_token(card, w), few_or_tensor_cores(card, w)),
         (ATTENTION, PROMPT, attention_of_prompt(card, w), portable),
         (MATMUL, PROMPT, product_of_prompt(card, w), "matmul"),
     ];
@@ -207,6 +197,16 @@ fn not_streamed(shared_memory: u32, w: &Workload) -> Option<String> {
     let longest = longest_row(shared_memory, w.activations);
     // The rows that the fused kernels stage are of f32 and looked at by `row`; the last one, before the logits, is not.
     products(w).find_map(|(name, _, k)| no_multiple(name, k, 8).or_else(|| above(name, k, longest / 8 * 8)))
+}
+
+/// What computes products of a token that are not streamed, without the library: tensor cores, if all that is wrong is that
+/// rows are long.
+fn few_or_tensor_cores(card: &Card, w: &Workload) -> &'static str {
+    match product_of_prompt(card, w) {
+        Some(_) => "matmul_few",
+        None if card.target == Target::HOPPER => "matmul_wgmma",
+        None => "matmul_mma",
+    }
 }
 
 fn product_of_prompt(card: &Card, w: &Workload) -> Option<String> {
@@ -302,6 +302,10 @@ mod tests {
         alone.hidden_size = 4100;
         let by_own = shown(&Card { library: None, ..H200 }, &alone);
         assert_eq!(by_own.len(), 4, "{by_own:?}");
+        let mut large = Workload { rows: 1, ..mistral(DType::BF16) };
+        large.intermediate_size = 53_248;
+        let long = shown(&Card { library: None, ..H200 }, &large);
+        assert_eq!(long, ["matmul of a token: intermediate size 53248 is above 49152 -> matmul_wgmma"]);
         let why = "hidden size 4100 is no multiple of 8";
         assert!(odd.iter().chain(&by_own).all(|s| s.contains(why)), "{odd:?} {by_own:?}");
         let cache = "a cache in f16 beside weights in bf16";
@@ -344,13 +348,15 @@ mod tests {
         assert!(sum(&beyond, &mistral(DType::BF16)) > 16 << 20, "the same");
         let parts = |card: &Card, w: &Workload| sum(card, w) - sum(card, &Workload { rows: 1, ..*w });
         let f32 = mistral(DType::F32);
-        assert_eq!(parts(&alone, &f32), 32 << 20, "products that share tiles without tensor cores");
+        assert_eq!(parts(&alone, &f32), 64 << 20, "products that share tiles without tensor cores");
         assert_eq!(parts(&alone, &Workload { rows: 8, ..f32 }), 0, "few rows have a kernel of their own");
         let in_f16 = Workload { cache: DType::F16, ..mistral(DType::BF16) };
         let [with, without] = [in_f16, mistral(DType::BF16)].map(|w| parts(&H200, &w));
-        assert_eq!(with - without, 32 << 20, "the product behind attention in f32");
+        assert_eq!(with - without, 64 << 20, "the product behind attention in f32");
         let odd = Workload { intermediate_size: 14_332, ..mistral(DType::BF16) };
-        assert_eq!(parts(&alone, &odd), 32 << 20, "a product of 14 332 inputs");
+        assert_eq!(parts(&alone, &odd), 64 << 20, "a product of 14 332 inputs");
+        let large = Workload { rows: 1, intermediate_size: 53_248, ..mistral(DType::BF16) };
+        assert!(sum(&ampere, &large) > 16 << 20, "rows too long to be streamed");
         let mut long = Workload { rows: 1, ..mistral(DType::BF16) };
         long.heads.head_dim = 264;
         let in_f32 = Workload { cache: DType::F32, ..long };

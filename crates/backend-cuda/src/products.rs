@@ -89,9 +89,11 @@ fn many_rows(b: &CudaBackend, op: Matmul<'_, CudaTensor>, (scalar, weight, wide)
     let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
     let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(layout == WeightLayout::InOut), u32::from(accumulate));
-    let (grid, extent, large) = matmul::division(m, n, k, b.inner.device.multiprocessors);
+    let multiprocessors = b.inner.device.multiprocessors;
+    let (division, large) = matmul::division(m, n, k, multiprocessors);
+    let extent = if division.shared > 0 { matmul::parts(multiprocessors) } else { 0 };
     let scratch = b.scratch(extent * size_of::<f32>())?;
-    let launch = b.launch("matmul", scalar, weight, grid)?;
+    let launch = b.launch("matmul", scalar, weight, division.grid)?;
     let args = matmul::Args {
         out,
         out_stride,
@@ -106,10 +108,11 @@ fn many_rows(b: &CudaBackend, op: Matmul<'_, CudaTensor>, (scalar, weight, wide)
         accumulate,
         wide,
         large: u32::from(large),
+        shared: division.shared,
         parts: Out::new(scratch.address(), extent),
         counters: b.arrivals(),
     };
     // SAFETY: the operands are windows of tensors of these types, checked to have this extent. The scratch belongs to the
-    // backend, and the stream lets one launch at a time use it and the counters, which are as many as the most blocks.
+    // backend, and the stream lets one launch at a time use it and the counters, of which there are more than blocks.
     launched("matmul", unsafe { args.launch(launch) })
 }

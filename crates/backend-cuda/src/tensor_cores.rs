@@ -44,7 +44,9 @@ pub(crate) fn matmul(b: &CudaBackend, op: Matmul<'_, CudaTensor>, kernel: Kernel
     let scalar = x.operand().dtype;
     let wide_out = u32::from(out.operand().dtype != scalar);
     let (m, n, k) = (x.n_rows() as u64, out.n_cols() as u64, x.n_cols() as u64);
-    let ((x, x_stride), (w, w_stride), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
+    // A row alone may have any stride, but copies want even the addresses of rows that are not there to be aligned.
+    let [x_stride, w_stride] = [&x, &w].map(|m| if m.n_rows() == 1 { 0 } else { m.window().stride as u64 });
+    let ((x, _), (w, _), (out, out_stride)) = (read(&x), read(&w), write(&mut out));
     let (plain, accumulate) = (u32::from(layout == WeightLayout::InOut), u32::from(accumulate));
     let multiprocessors = b.inner.device.multiprocessors;
     let done = match kernel {
@@ -70,10 +72,10 @@ pub(crate) fn matmul(b: &CudaBackend, op: Matmul<'_, CudaTensor>, kernel: Kernel
             unsafe { args.launch(launch) }
         }
         Kernel::Mma => {
-            let grid = matmul_mma::grid(m, n, k, multiprocessors);
-            let parts = matmul_mma::parts(m, n, grid);
+            let division = matmul_mma::division(m, n, k, multiprocessors);
+            let parts = if division.shared > 0 { matmul_mma::parts(multiprocessors) } else { 0 };
             let scratch = b.scratch(parts * size_of::<f32>())?;
-            let launch = b.launch("matmul_mma", scalar, scalar, grid)?;
+            let launch = b.launch("matmul_mma", scalar, scalar, division.grid)?;
             let args = matmul_mma::Args {
                 out,
                 out_stride,
@@ -87,6 +89,7 @@ pub(crate) fn matmul(b: &CudaBackend, op: Matmul<'_, CudaTensor>, kernel: Kernel
                 plain,
                 accumulate,
                 wide_out,
+                shared: division.shared,
                 parts: Out::new(scratch.address(), parts),
                 counters: b.arrivals(),
             };

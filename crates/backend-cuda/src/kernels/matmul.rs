@@ -1,6 +1,6 @@
 //! Launches `kernels/matmul.cu`.
 
-use super::tile::Tile;
+use super::tile::{Division, Tile};
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
 kernel! {
@@ -19,6 +19,7 @@ kernel! {
         accumulate: u32,
         wide: u32,
         large: u32,
+        shared: u32,
         parts: Out<'a, f32>,
         counters: Out<'a, u32>,
     ),
@@ -27,18 +28,26 @@ kernel! {
     targets = "compute_50",
 }
 
-/// Blocks that a multiprocessor runs at once.
+/// Blocks that a multiprocessor runs at once, if it has 68 KiB of shared memory.
 const AT_ONCE: u32 = 2;
 
 /// What a block computes at a time, of few rows and of many.
-const TILES: [Tile; 2] = [Tile { rows: 64, cols: 128, depth: 16 }, Tile { rows: 128, cols: 128, depth: 16 }];
+const FEW: Tile = Tile { rows: 64, cols: 128, depth: 16 };
+const MANY: Tile = Tile { rows: 128, ..FEW };
 
-/// Blocks of a launch, elements of `parts`, and whether tiles are large.
-pub fn division(m: u64, n: u64, k: u64, multiprocessors: u32) -> (u32, usize, bool) {
-    let large = m > TILES[0].rows;
-    let tile = TILES[usize::from(large)];
-    let grid = tile.grid((m, n, k), AT_ONCE.saturating_mul(multiprocessors));
-    (grid, tile.parts((m, n), grid), large)
+/// Inputs from which on even few tiles are enough for all blocks to share.
+const LONG: u64 = 256;
+
+/// How a launch divides its work, and whether its tiles are large.
+pub fn division(m: u64, n: u64, k: u64, multiprocessors: u32) -> (Division, bool) {
+    let at_once = AT_ONCE.saturating_mul(multiprocessors);
+    let large = m > FEW.rows && (k >= LONG || MANY.tiles(m, n) >= at_once.into());
+    (if large { MANY } else { FEW }.divide((m, n, k), at_once), large)
+}
+
+/// Elements of `parts` where tiles are shared.
+pub fn parts(multiprocessors: u32) -> usize {
+    MANY.parts(AT_ONCE.saturating_mul(multiprocessors))
 }
 
 #[cfg(test)]
@@ -47,10 +56,16 @@ mod tests {
 
     #[test]
     fn blocks_that_run_at_once_share_all_the_work() {
-        assert_eq!(division(64, 4096, 4096, 132), (256, (32 + 256) * 64 * 128, false));
-        assert_eq!(division(65, 4096, 4096, 132), (256, (32 + 256) * 128 * 128, true));
-        assert_eq!(division(512, 28_672, 4096, 132), (264, (896 % 264 + 264) * 128 * 128, true));
-        assert_eq!(division(9, 0, 4096, 132), (0, 0, false));
-        assert_eq!(division(9, 128, 0, u32::MAX), (1, 0, false));
+        let divided = |m, n, k| {
+            let (division, large) = division(m, n, k, 132);
+            (division.grid, division.shared, large)
+        };
+        assert_eq!(divided(64, 4096, 4096), (256, 32, false));
+        assert_eq!(divided(65, 4096, 4096), (256, 32, true));
+        assert_eq!(divided(512, 28_672, 4096), (264, 896 % 264, true));
+        assert_eq!(divided(512, 512, 64), (32, 0, false));
+        assert_eq!(divided(4096, 4096, 64), (264, 0, true));
+        assert_eq!(divided(9, 0, 4096), (0, 0, false));
+        assert_eq!(divided(9, 128, 0), (1, 0, false));
     }
 }

@@ -1,6 +1,6 @@
 //! Launches `kernels/matmul_mma.cu`.
 
-use super::tile::Tile;
+use super::tile::{Division, Tile};
 use crate::launch::{In, Out, Scalar, Weight, kernel};
 
 kernel! {
@@ -18,6 +18,7 @@ kernel! {
         plain: u32,
         accumulate: u32,
         wide_out: u32,
+        shared: u32,
         parts: Out<'a, f32>,
         counters: Out<'a, u32>,
     ),
@@ -30,12 +31,12 @@ kernel! {
 /// What a block computes at a time.
 const TILE: Tile = Tile { rows: 128, cols: 256, depth: 32 };
 
-/// Blocks of a launch on a card with this many multiprocessors, each of which runs one.
-pub fn grid(m: u64, n: u64, k: u64, multiprocessors: u32) -> u32 {
-    TILE.grid((m, n, k), multiprocessors)
+/// How a launch divides its work on a card with this many multiprocessors, each of which runs one block.
+pub fn division(m: u64, n: u64, k: u64, multiprocessors: u32) -> Division {
+    TILE.divide((m, n, k), multiprocessors)
 }
 
-/// Elements of `parts` for a launch of `grid` blocks.
-pub fn parts(m: u64, n: u64, grid: u32) -> usize {
-    TILE.parts((m, n), grid)
+/// Elements of `parts` where tiles are shared.
+pub fn parts(multiprocessors: u32) -> usize {
+    TILE.parts(multiprocessors)
 }

@@ -66,8 +66,8 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
         let places = run.places();
         check(&mut run, places, &case, types, (m, k, n))?;
     }
-    // The last in full: more tiles than blocks, which share what is left over. In the quick group, weights that are streamed past
-    // a row, and tiles that blocks share.
+    // In full: tiles that blocks share, more of them than blocks, too, and columns that few or many lanes of a warp take. In the
+    // quick group, weights that are streamed past a row, and tiles that blocks share.
     let long: &[_] = match group {
         Group::Full => &[
             (1, 14_336, 5),
@@ -76,9 +76,13 @@ pub fn run<B: KernelBackend>(backend: &B, group: Group) -> Result<Report, Failur
             (130, 1_032, 520),
             (17, 4_096, 264),
             (1290, 40, 1301),
-            (9, 144, 49_152),
+            (9, 608, 40_960),
+            (1, 70, 4097),
+            (8, 70, 4097),
+            (1, 70, 12_801),
+            (1, 40, 50_689),
         ],
-        Group::Quick => &[(1, 64, 33), (1, 4_104, 9), (9, 520, 24)],
+        Group::Quick => &[(1, 64, 33), (1, 4_104, 9), (9, 520, 24), (70, 257, 7)],
         Group::Huge => &[],
     };
     for (types, shape) in run.required().iter().flat_map(|t| long.iter().map(move |s| (*t, *s))) {

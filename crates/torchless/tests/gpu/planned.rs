@@ -81,6 +81,7 @@ fn slow_paths_are_those_that_are_launched() {
         (ModelShape { hidden_size: 2052, ..base.clone() }, [bf16, bf16]),
         (ModelShape { intermediate_size: 5003, ..base.clone() }, [f16, f16]),
         (ModelShape { intermediate_size: 28_672, ..base.clone() }, [f32, f32]),
+        (ModelShape { hidden_size: 512, intermediate_size: 53_248, ..base.clone() }, [bf16, bf16]),
     ];
     for (shape, types) in shapes {
         for target in [(9, 0), (8, 0), (5, 0)] {
