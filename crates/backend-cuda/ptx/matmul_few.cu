@@ -187,13 +187,24 @@ __device__ inline void dots_of(const scalar* x, u64 x_stride, u64 m, const weigh
                     for (u32 e = 0; e < 8; e++) sums[i][r] += a[e] * b[r][e];
             }
         }
-        for (u64 c = lane; !wide && c < k; c += lanes)
+        // A row of x alone leaves registers for more columns on their way at a time.
+        const u32 U = M == 1 ? 8 : 1;
+        for (u64 first = lane; !wide && first < k; first += lanes * U) {
+            weight held[U][R];
 #pragma unroll
-            for (u32 i = 0; i < M; i++) {
-                f32 factor = to_f32(x[min((u64)i, m - 1) * x_stride + c]);
+            for (u32 u = 0; u < U; u++)
 #pragma unroll
-                for (u32 r = 0; r < R; r++) sums[i][r] += factor * to_f32(rows[r][c]);
-            }
+                for (u32 r = 0; r < R; r++) held[u][r] = first + u * lanes < k ? rows[r][first + u * lanes] : weight();
+#pragma unroll
+            for (u32 u = 0; u < U; u++)
+#pragma unroll
+                for (u32 i = 0; i < M; i++) {
+                    u64 c = first + u * lanes;
+                    f32 factor = c < k ? to_f32(x[min((u64)i, m - 1) * x_stride + c]) : 0.0f;
+#pragma unroll
+                    for (u32 r = 0; r < R; r++) sums[i][r] += factor * to_f32(held[u][r]);
+                }
+        }
 #pragma unroll
         for (u32 i = 0; i < M; i++)
 #pragma unroll
