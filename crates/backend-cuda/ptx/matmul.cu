@@ -2,7 +2,7 @@
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n]
 //         rows by stride; out is f32 instead of x's type if `wide`
-// launch  grid = two blocks per multiprocessor, or less, at most 1024, `shared` of whose tiles they share (tile.rs); block = 256
+// launch  grid = two blocks per multiprocessor, or less, at most 1024, and the tiles they share (tile.rs); block = 256
 // needs   out apart from x and w; parts: a tile of f32 per block and per shared tile (parts.cuh); one launch at a time;
 //         counters: as many as blocks, 0
 // how     a block multiplies tiles of 128 x 128 outputs if `large`, else of 64 x 128, in steps of 16 columns in shared memory,

@@ -1,8 +1,7 @@
 // matmul_mma: out[i, j] = sum_c x[i, c] * w[j, c] (+ out[i, j] if `accumulate`), for many rows of x, on tensor cores
 //
 // shape   x: [m, k]   w: [n, k], or [k, n] if `plain`   out: [m, n], f32 if `wide_out`   rows by stride
-// launch  grid = one block per multiprocessor, or less, at most 1024, `shared` of whose tiles they share (tile.rs); block = 256;
-//         shared = 98304
+// launch  grid = one block per multiprocessor, or less, at most 1024, and the tiles they share (tile.rs); block = 256; shared = 98304
 // needs   k a multiple of 8, n too if `plain`; rows of x and w at multiples of 16 bytes; out apart from x and w;
 //         parts: 128 x 256 of f32 per block and per shared tile (parts.cuh); one launch at a time;
 //         counters: as many as blocks, 0
